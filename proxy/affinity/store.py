@@ -1,0 +1,99 @@
+"""AffinityStore: the contract of the affinity table, and its words.
+
+A *pin* says which session host the connections of one affinity key go to. A store is a table of
+pins shared by everybody who opens it. It knows nothing of hosts' health or of policies.
+
+Rules that every store keeps (the contract tests run over all of `STORES`):
+
+1. `claim` is an atomic compare-and-set. It returns the pin in force; the loser follows the winner.
+   An absent or expired pin is taken; a pin equal to `expected` is replaced; any other one stays.
+2. No counts and no releases, which leak when a node dies. Nodes `touch` the keys of their live
+   connections; whatever is not touched expires.
+3. An expiry only ever moves into the future: `claim` and `touch` set it to
+   max(what it was, now + ttl). Only a claim that replaces the host begins anew.
+4. A touch seeds an absent pin again (the store may have lost it), and never changes a different
+   one.
+5. `move` gives way: it is refused while anybody else has a hand on the key.
+6. Expiry is wall-clock time, so that it keeps its meaning over a reboot.
+
+All times are seconds; `now` comes from the injected clock. Any method may raise StoreError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PinKey:
+    """What a pin is filed under: a pool and an affinity key, such as `source:203.0.113.7`."""
+
+    pool: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A pin in force."""
+
+    host: str  # name of the session host within the pool
+    expires_at: float  # seconds since the epoch
+    touched_at: float  # when it was last claimed or touched
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One key of a live (or just ended) connection, and where that connection is."""
+
+    key: PinKey
+    host: str
+    ttl_s: float
+
+
+class AffinityStore(Protocol):
+    """See the module's rules. Methods are coroutines even where the store needs no waiting."""
+
+    async def get(self, key: PinKey) -> Pin | None:
+        """The pin in force, or None where it is absent or expired."""
+
+    async def claim(self, key: PinKey, host: str, *, expected: str | None, ttl_s: float) -> Pin:
+        """Pin `key` to `host` unless somebody else did; return the pin in force.
+
+        Args:
+            expected: the host that the caller believes the key is pinned to, None for no pin.
+                With `host == expected` it confirms the pin and extends it.
+        A claim marks the key as used without a token now (see `move`).
+        """
+
+    async def assign(self, key: PinKey, host: str, *, ttl_s: float) -> Pin:
+        """Pin `key` to `host` whatever it was before. Not a sign of a tokenless connection."""
+
+    async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
+        """Extend the pins of live connections; return the host in force for each, in order.
+
+        A touch with the host in force extends it and marks `node` as a user of the key; one with
+        another host changes nothing.
+        """
+
+    async def move(
+        self, node: str, key: PinKey, host: str, *, expected: str, quiet_s: float, ttl_s: float
+    ) -> bool:
+        """Move a pin from `expected` to `host`; False where the store refuses.
+
+        Refused where the pin is not `expected`, where another node touched it within `quiet_s`,
+        or where a claim came for the key within `quiet_s`.
+        """
+
+    def scan(self, pool: str | None = None) -> AsyncIterator[tuple[PinKey, Pin]]:
+        """All pins in force, of one pool or of all, in no particular order."""
+
+    async def clear(self, key: PinKey) -> bool:
+        """Forget one pin; False where there was none."""
+
+    async def size(self) -> int:
+        """How many pins are in force, about."""
+
+    async def close(self) -> None:
+        """Give back what the store holds. The table stays."""

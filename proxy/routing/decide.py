@@ -1,0 +1,131 @@
+"""`decide()`: the one place that judges where a client goes.
+
+Rules are asked in order; the first that has a decision is followed:
+
+    token      the broker's token names a host of any pool of the listener: that host alone, also
+               while it drains. A token only selects among configured hosts, it is never dialled.
+    learned    an opaque token whose issuer is known: that host alone
+    pin        the table names a host that serves: that host first, also while it drains
+    balance    the policy's ranking of the ready hosts
+
+Invariants (held by property tests): candidates are hosts of the listener's pools, each at most
+once; TOKEN and TOKEN_LEARNED have exactly one; a host that is not ready is never balanced to; the
+same question has the same answer.
+
+A rule answers with a Decision, or with words that say why it has none: `explain` shows these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
+from proxy.routing.policies import POLICIES
+from proxy.routing.pool import Host, Pool, Routes, Will
+from proxy.settings import UnknownHost
+from proxy.wire.tokens import RoutingToken
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything that a decision depends on.
+
+    Attributes:
+        pool: where the client goes that no token sends elsewhere (`Routes.pool_of`).
+        key: the affinity key, None where the client cannot be pinned.
+        learned: the host that issued the client's opaque token, where that is known.
+        pin: name of the host in `pool` that the affinity table names for `key`.
+    """
+
+    routes: Routes
+    pool: Pool
+    token: RoutingToken | None = None
+    key: str | None = None
+    learned: Host | None = None
+    pin: str | None = None
+
+    @property
+    def fate(self) -> TokenFate:
+        """The token's fate where no rule honours it."""
+        if self.token is None or self.token.collection is not None:
+            return TokenFate.ABSENT
+        return TokenFate.OPAQUE if self.token.address is None else TokenFate.UNKNOWN_HOST
+
+
+Rule = Callable[[Question], Decision | str]
+
+
+def decide(question: Question) -> Decision:
+    """The decision of the first rule that has one."""
+    for rule in RULES.values():
+        answer = rule(question)
+        if isinstance(answer, Decision):
+            return answer
+    raise AssertionError("the last rule always decides")  # pragma: no cover
+
+
+def by_token(question: Question) -> Decision | str:
+    token = question.token
+    if token is None:
+        return "the client presents no token"
+    if token.address is None:
+        return "the client's text names no address"
+    host = question.routes.named_by(token)
+    if host is None:
+        if question.pool.settings.token.unknown_host is UnknownHost.IGNORE:
+            return "the token names no host of this listener, and unknown_host is ignore"
+        return Decision((), Reason.TOKEN_REFUSED, TokenFate.UNKNOWN_HOST, question.pool)
+    fate = TokenFate.HONOURED if host.serves else TokenFate.HOST_DOWN
+    pool = next(pool for pool in question.routes.pools if pool.name == host.pool)
+    return Decision((host,), Reason.TOKEN, fate, pool)
+
+
+def by_learned_token(question: Question) -> Decision | str:
+    if question.learned is None:
+        return "no opaque token with a known issuer"
+    return Decision((question.learned,), Reason.TOKEN_LEARNED, TokenFate.OPAQUE, question.pool)
+
+
+def by_pin(question: Question) -> Decision | str:
+    if question.key is None:
+        return "the client has no affinity key"
+    if question.pin is None:
+        return "the affinity table has no pin for this key"
+    host = question.pool.by_name.get(question.pin)
+    ranking = _ranking(question)
+    if host is not None and host.serves:
+        others = [other for other in ranking if other is not host]
+        return Decision((host, *others), Reason.PIN, question.fate, question.pool)
+    if not ranking:
+        return "the pinned host cannot serve, nor can any other"
+    if host is None:
+        cause = RepinCause.GONE
+    elif host.will is Will.MAINTENANCE:
+        cause = RepinCause.MAINTENANCE
+    else:
+        cause = RepinCause.DOWN
+    return Decision(tuple(ranking), Reason.REPINNED, question.fate, question.pool, cause)
+
+
+def by_balance(question: Question) -> Decision | str:
+    ranking = _ranking(question)
+    if not ranking:
+        reason = Reason.NO_HOST
+    elif question.key is None:
+        reason = Reason.UNPINNED
+    else:
+        reason = Reason.BALANCED
+    return Decision(tuple(ranking), reason, question.fate, question.pool)
+
+
+RULES: dict[str, Rule] = {
+    "token": by_token,
+    "learned": by_learned_token,
+    "pin": by_pin,
+    "balance": by_balance,
+}
+
+
+def _ranking(question: Question) -> list[Host]:
+    return POLICIES[question.pool.settings.balance](question.pool.ready(), question.key)

@@ -1,0 +1,139 @@
+"""Hosts and pools as the proxy knows them now: operator's will, health's opinion, load.
+
+These are plain objects in one event loop, so every count is exact at every instant. The pure
+rules only read them; placement and health write them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+
+from proxy.address import Address
+from proxy.settings import HostSettings, ListenerSettings, PoolSettings
+from proxy.wire.tokens import RoutingToken
+
+
+class Will(StrEnum):
+    """What the operator wants of a host; kept apart from what health thinks of it."""
+
+    READY = "ready"
+    DRAIN = "drain"  # serves whom it has (pins, tokens), takes nobody new
+    MAINTENANCE = "maintenance"  # serves nobody
+
+
+class Host:
+    """A session host of one pool.
+
+    Attributes:
+        address: where connections to it go; None while its DNS name has no address yet.
+        live: connections to it now, those being set up included.
+        credit: its turn in the rotation of its pool (see `Pool.placed`).
+    """
+
+    __slots__ = ("address", "credit", "live", "name", "names", "pool", "settings", "up", "will")
+
+    def __init__(self, settings: HostSettings, pool: str) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.pool = pool
+        self.will = Will.READY
+        self.up = True  # until a health check says otherwise: a restart must not refuse anybody
+        self.live = 0
+        self.credit = 0
+        self.address: Address | None = None
+        self.names: frozenset[Address] = frozenset()
+        self.resolved([settings.address] if settings.address.is_ip else [])
+
+    @property
+    def weight(self) -> int:
+        return self.settings.weight
+
+    @property
+    def serves(self) -> bool:
+        """Whether clients that belong here may come."""
+        return self.up and self.will is not Will.MAINTENANCE
+
+    @property
+    def ready(self) -> bool:
+        """Whether new clients may be balanced here."""
+        return self.up and self.will is Will.READY and self.weight > 0
+
+    def resolved(self, addresses: Sequence[Address]) -> None:
+        """Take the addresses that the host's name stands for; the first one is dialled.
+
+        A token may name the host by any of them, or by one of its `token_addresses`.
+        """
+        self.address = addresses[0] if addresses else None
+        self.names = frozenset(addresses) | frozenset(self.settings.token_addresses)
+
+    def __repr__(self) -> str:
+        return f"<Host {self.pool}/{self.name}>"
+
+
+class Pool:
+    """Hosts that can stand in for each other, and the rules by which one is chosen."""
+
+    __slots__ = ("by_name", "hosts", "name", "settings")
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.hosts = tuple(Host(host, settings.name) for host in settings.hosts)
+        self.by_name: Mapping[str, Host] = {host.name: host for host in self.hosts}
+
+    def ready(self) -> list[Host]:
+        return [host for host in self.hosts if host.ready]
+
+    def placed(self, host: Host) -> None:
+        """Advance the rotation: a client was balanced to `host`.
+
+        Smooth weighted round robin, as nginx does it: everybody who could have served gains its
+        weight, the one who serves pays them all, so turns interleave in proportion to weight.
+        """
+        total = 0
+        for other in self.hosts:
+            if other.ready:
+                other.credit += other.weight
+                total += other.weight
+        host.credit -= total
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name}>"
+
+
+class Routes:
+    """What one listener can route to: its pools, its collections, and who a token may name."""
+
+    __slots__ = ("_by_address", "collections", "default", "pools")
+
+    def __init__(self, listener: ListenerSettings, pools: Mapping[str, Pool]) -> None:
+        self.default = pools[listener.pool]
+        self.collections = {
+            alias.casefold(): pools[name] for alias, name in listener.collections.items()
+        }
+        self.pools: tuple[Pool, ...] = tuple(
+            dict.fromkeys([self.default, *self.collections.values()])
+        )
+        self._by_address: dict[Address, Host] = {}
+        self.index()
+
+    def index(self) -> None:
+        """Learn the hosts' addresses anew, after a DNS name was resolved."""
+        self._by_address = {
+            address: host for host in reversed(list(self._hosts())) for address in host.names
+        }
+
+    def named_by(self, token: RoutingToken) -> Host | None:
+        """The host that a token's address selects; never anything outside the configuration."""
+        return self._by_address.get(token.address) if token.address else None
+
+    def pool_of(self, token: RoutingToken | None) -> Pool:
+        """Where a client goes that no token sends elsewhere: its collection's pool."""
+        if token is None or token.collection is None:
+            return self.default
+        return self.collections.get(token.collection.casefold(), self.default)
+
+    def _hosts(self) -> Iterable[Host]:
+        # Earlier pools win where two pools hold one address, as their order in `index` shows.
+        return (host for pool in self.pools for host in pool.hosts)
