@@ -33,12 +33,11 @@ def prepare(sock: socket.socket, keepalive_s: float) -> None:
     connections idle for hours.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if keepalive_s > 0:
-        idle = max(1, round(keepalive_s))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    idle = max(1, round(keepalive_s))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
 async def connect(address: Address) -> socket.socket:
@@ -87,7 +86,7 @@ async def send(sock: socket.socket, data: bytes) -> None:
             await _wait_writable(sock)
 
 
-def hang_up(sock: socket.socket) -> bool:
+def has_hung_up(sock: socket.socket) -> bool:
     """Whether the peer has closed or reset by now; looks without waiting, reads nothing."""
     try:
         return sock.recv(1, socket.MSG_PEEK) == b""
@@ -114,6 +113,34 @@ async def wait_readable(sock: socket.socket) -> None:
         await ready
     finally:
         loop.remove_reader(fd)
+
+
+async def wait_first(server: socket.socket, client: socket.socket) -> bool:
+    """Wait until `server` has something to read; False where the client left before that.
+
+    A client that sends more instead of waiting is not watched any longer: its bytes stay in the
+    socket.
+    """
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[bool] = loop.create_future()
+    server_fd, client_fd = server.fileno(), client.fileno()
+
+    def server_readable() -> None:
+        if not first.done():
+            first.set_result(True)
+
+    def client_readable() -> None:
+        loop.remove_reader(client_fd)
+        if not first.done() and has_hung_up(client):
+            first.set_result(False)
+
+    loop.add_reader(server_fd, server_readable)
+    loop.add_reader(client_fd, client_readable)
+    try:
+        return await first
+    finally:
+        loop.remove_reader(server_fd)
+        loop.remove_reader(client_fd)
 
 
 async def _wait_writable(sock: socket.socket) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
 from proxy.routing.policies import POLICIES
 from proxy.routing.pool import Host, Pool, Routes, Will
-from proxy.settings import UnknownHost
+from proxy.settings import Balance, UnknownHost
 from proxy.wire.tokens import RoutingToken
 
 
@@ -36,6 +36,7 @@ class Question:
         key: the affinity key, None where the client cannot be pinned.
         learned: the host that issued the client's opaque token, where that is known.
         pin: name of the host in `pool` that the affinity table names for `key`.
+        balance: ranks instead of the pool's own policy, while the table is away.
     """
 
     routes: Routes
@@ -44,6 +45,7 @@ class Question:
     key: str | None = None
     learned: Host | None = None
     pin: str | None = None
+    balance: Balance | None = None
 
     @property
     def fate(self) -> TokenFate:
@@ -77,8 +79,7 @@ def by_token(question: Question) -> Decision | str:
             return "the token names no host of this listener, and unknown_host is ignore"
         return Decision((), Reason.TOKEN_REFUSED, TokenFate.UNKNOWN_HOST, question.pool)
     fate = TokenFate.HONOURED if host.serves else TokenFate.HOST_DOWN
-    pool = next(pool for pool in question.routes.pools if pool.name == host.pool)
-    return Decision((host,), Reason.TOKEN, fate, pool)
+    return Decision((host,), Reason.TOKEN, fate, question.routes.pool_named(host.pool))
 
 
 def by_learned_token(question: Question) -> Decision | str:
@@ -128,4 +129,5 @@ RULES: dict[str, Rule] = {
 
 
 def _ranking(question: Question) -> list[Host]:
-    return POLICIES[question.pool.settings.balance](question.pool.ready(), question.key)
+    balance = question.balance or question.pool.settings.balance
+    return POLICIES[balance](question.pool.ready(), question.key)

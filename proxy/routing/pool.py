@@ -128,6 +128,10 @@ class Routes:
         """The host that a token's address selects; never anything outside the configuration."""
         return self._by_address.get(token.address) if token.address else None
 
+    def pool_named(self, name: str) -> Pool:
+        """One of this listener's pools."""
+        return next(pool for pool in self.pools if pool.name == name)
+
     def pool_of(self, token: RoutingToken | None) -> Pool:
         """Where a client goes that no token sends elsewhere: its collection's pool."""
         if token is None or token.collection is None:

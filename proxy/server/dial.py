@@ -1,0 +1,125 @@
+"""Dialling one host for one client: connect, send its request, wait for the first byte.
+
+Watches the client meanwhile: one that has left must not start a session on a host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from proxy import sockets
+from proxy.errors import Cause, ClientError, ServerError, WireError
+from proxy.routing.pool import Host
+from proxy.server.record import Phase
+from proxy.server.visit import Visit
+from proxy.settings import TimeoutSettings
+from proxy.wire.incomplete import Incomplete
+from proxy.wire.x224 import (
+    NegotiationFailure,
+    Protocol,
+    parse_connection_confirm,
+)
+
+_CONFIRM_MAX_BYTES = 64
+
+
+@dataclass(slots=True)
+class Dialler:
+    """Connects clients' requests to hosts, each phase under its own deadline."""
+
+    timeouts: TimeoutSettings
+
+    async def dial(self, visit: Visit, host: Host) -> socket.socket:
+        """The connection to `host`, which has received the request and answered something.
+
+        Raises:
+            ServerError: it refused, reset, closed or stayed silent.
+            ClientError: the client left meanwhile.
+        """
+        record = visit.record
+        if host.address is None:
+            raise ServerError(Cause.UNREACHABLE, f"{host.settings.address} has no address")
+        record.attempts += 1
+        record.host, record.host_address = host.name, host.address
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        record.phase = Phase.CONNECT
+        try:
+            async with asyncio.timeout(self.timeouts.connect_s):
+                server = await sockets.connect(host.address)
+        except OSError as error:
+            raise ServerError(_cause(error), f"{host.name}: {error}") from error
+        try:
+            sockets.prepare(server, self.timeouts.keepalive_s)
+            record.proxy_address = sockets.peer_of(server.getsockname())
+            record.connect_s = loop.time() - began
+            began = loop.time()
+            record.phase = Phase.ANSWER
+            await self._exchange(visit, host, server)
+            record.answer_s = loop.time() - began
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    async def pause(
+        self, visit: Visit, at_most_s: float, earlier: asyncio.Event | None = None
+    ) -> None:
+        """Wait before another attempt.
+
+        Raises:
+            ClientError: the client did not want to wait.
+        """
+        try:
+            async with asyncio.timeout(at_most_s):
+                await (earlier or asyncio.Event()).wait()
+        except TimeoutError:
+            pass
+        if sockets.has_hung_up(visit.client):
+            raise ClientError(Cause.CLOSED, "left while it waited for a host")
+
+    async def _exchange(self, visit: Visit, host: Host, server: socket.socket) -> None:
+        try:
+            async with asyncio.timeout(self.timeouts.answer_s):
+                await sockets.send(server, visit.request.raw)
+                if not await sockets.wait_first(server, visit.client):
+                    raise ClientError(Cause.CLOSED, "left before the host had answered")
+                confirm = await sockets.peek(server, _CONFIRM_MAX_BYTES)
+        except OSError as error:
+            raise ServerError(_cause(error), f"{host.name}: {error}") from error
+        if not confirm:
+            raise ServerError(Cause.CLOSED, f"{host.name} closed without an answer")
+        visit.record.answer = answer_of(confirm)
+
+
+def answer_of(confirm: bytes) -> str | None:
+    """What a Connection Confirm says, as a bounded word; None where it is none."""
+    try:
+        parsed = parse_connection_confirm(confirm)
+    except WireError:
+        return None
+    if isinstance(parsed, Incomplete):
+        return None
+    negotiation = parsed.negotiation
+    if negotiation is None:
+        return "rdp"
+    if isinstance(negotiation, NegotiationFailure):
+        return f"failure_{negotiation.code}" if 1 <= negotiation.code <= 6 else "failure"
+    try:
+        return (Protocol(negotiation.selected_protocol).name or "other").lower()
+    except ValueError:
+        return "other"
+
+
+def _cause(error: OSError) -> Cause:
+    match error:
+        case TimeoutError():
+            return Cause.TIMEOUT
+        case ConnectionRefusedError():
+            return Cause.REFUSED
+        case ConnectionResetError() | BrokenPipeError():
+            return Cause.RESET
+        case _:
+            return Cause.UNREACHABLE

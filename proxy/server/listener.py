@@ -1,0 +1,77 @@
+"""Listener: accepts clients from one listening socket and gives each a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+
+from proxy import sockets
+from proxy.routing.pool import Routes
+from proxy.server.connection import Reception
+from proxy.settings import ListenerSettings, TimeoutSettings
+
+log = logging.getLogger(__name__)
+
+_ACCEPTS_A_WAKE = 64  # then others have their turn
+_PAUSE_S = 0.1  # when no further socket can be had: clients wait in the kernel's queue
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Listener:
+    """One listening socket; the parent owns it, so that its queue outlives this process."""
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        routes: Routes,
+        sock: socket.socket,
+        reception: Reception,
+        tasks: asyncio.TaskGroup,
+        timeouts: TimeoutSettings,
+    ) -> None:
+        self.settings = settings
+        self.routes = routes
+        self._sock = sock
+        self._reception = reception
+        self._tasks = tasks
+        self._timeouts = timeouts
+        self._paused: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+
+    def open(self) -> None:
+        """Accept clients from now on."""
+        self._paused = None
+        asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        if self._paused is not None:
+            self._paused.cancel()
+        asyncio.get_running_loop().remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_A_WAKE):
+            try:
+                client, name = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._pause(error)
+                return
+            client.setblocking(False)
+            sockets.prepare(client, self._timeouts.keepalive_s)
+            peer = sockets.peer_of(name)
+            self._tasks.create_task(
+                self._reception.receive(self.settings, self.routes, client, peer)
+            )
+
+    def _pause(self, error: OSError) -> None:
+        log.error("accept_paused", extra={"listener": self.settings.name, "detail": str(error)})
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._sock.fileno())
+        self._paused = loop.call_later(_PAUSE_S, self.open)

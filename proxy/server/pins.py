@@ -1,0 +1,130 @@
+"""Keeping pins: live connections touch theirs, so that a pin outlives the connection and not the
+other way round.
+
+Each node touches the keys of its live connections every min(ttl / 4, 60 s), spread evenly, and
+once at each end. A pin gets its full time to live once a connection has lived a minute.
+
+A token routes its own connection and leaves the pin alone: with a hundred users behind one address
+a pin that jumps to the host of somebody else's token fails logins. Only a key whose single live
+connection came by token, a minute ago or longer, and that has seen no tokenless connection since,
+moves to that connection's host; the store refuses where another node knows better. So after one
+redirection the same user's next login needs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from proxy.affinity.store import AffinityStore, PinKey, Touch
+from proxy.errors import StoreError
+from proxy.routing.pool import Pool
+from proxy.server.placement import NEW_PIN_TTL_S
+from proxy.server.record import Observer
+from proxy.server.table import ConnectionTable, Established
+
+log = logging.getLogger(__name__)
+
+SETTLED_S = 60.0  # a connection that lived so long is a session, not a probe
+TICK_S = 0.5
+
+
+def touch_period_s(pools: Iterable[Pool]) -> float:
+    """How often each live connection's pin is touched: often enough for the shortest ttl."""
+    return min([60.0, *(pool.settings.affinity.ttl_s / 4 for pool in pools)])
+
+
+@dataclass(slots=True)
+class PinKeeper:
+    """Touches the pins of the connections in `table`, and moves those that a token outgrew."""
+
+    store: AffinityStore
+    node: str
+    table: ConnectionTable
+    pools: dict[str, Pool]
+    observer: Observer
+    wall: Callable[[], float]
+    _settling: list[tuple[float, int]] = field(default_factory=list)
+    _ended: list[Established] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.table.on_established = self._established
+        self.table.on_gone = self._ended.append
+
+    async def run(self) -> None:
+        """One tick after the other, for ever."""
+        slices = max(1, round(touch_period_s(self.pools.values()) / TICK_S))
+        turn = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            turn = (turn + 1) % slices
+            await self.tick(
+                row for conn_id, row in self.table.rows.items() if conn_id % slices == turn
+            )
+
+    async def flush(self) -> None:
+        """Touch everything once: before the process ends."""
+        await self.tick(self.table.rows.values())
+
+    async def tick(self, round_: Iterable[Established]) -> None:
+        """Touch the rows whose turn it is, those that just settled, and those that ended."""
+        settled = self._just_settled()
+        live = [*round_, *settled]
+        ended, self._ended[:] = list(self._ended), []
+        touches = {
+            (key, row.record.host): Touch(key, row.record.host or "", self._ttl_s(row))
+            for row in (*live, *ended)
+            for key in row.keys
+            if row.record.host
+        }
+        if not touches:
+            return
+        try:
+            in_force = await self.store.touch(self.node, list(touches.values()))
+            pins = {touch.key: host for touch, host in zip(touches.values(), in_force, strict=True)}
+            for row in live:
+                for key in row.keys:
+                    await self._move(row, key, pins[key])
+        except StoreError:
+            self.observer.store_failed()
+
+    async def _move(self, row: Established, key: PinKey, pinned: str) -> None:
+        host = row.record.host
+        if host is None or pinned == host or not row.came_by_token or not self._is_settled(row):
+            return
+        if len(self.table.of_key(key)) != 1:
+            return
+        moved = await self.store.move(
+            self.node,
+            key,
+            host,
+            expected=pinned,
+            quiet_s=SETTLED_S,
+            ttl_s=self._ttl_s(row),
+        )
+        if moved:
+            self.observer.pin_moved(key.pool, "token")
+            log.info("pin_moved", extra={"key": key.key, "pool": key.pool, "to": host})
+
+    def _established(self, row: Established) -> None:
+        # A little later than the minute, so that the claim of the same login is past it too.
+        heapq.heappush(self._settling, (row.record.accepted_at + SETTLED_S + TICK_S, row.record.id))
+
+    def _just_settled(self) -> list[Established]:
+        now = self.wall()
+        rows = []
+        while self._settling and self._settling[0][0] <= now:
+            row = self.table.rows.get(heapq.heappop(self._settling)[1])
+            if row is not None:
+                rows.append(row)
+        return rows
+
+    def _is_settled(self, row: Established) -> bool:
+        return self.wall() - row.record.accepted_at >= SETTLED_S
+
+    def _ttl_s(self, row: Established) -> float:
+        ttl_s = self.pools[row.keys[0].pool].settings.affinity.ttl_s
+        return ttl_s if self._is_settled(row) else min(NEW_PIN_TTL_S, ttl_s)

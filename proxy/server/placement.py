@@ -1,0 +1,232 @@
+"""Placement: pin, decide, claim, and walk the candidates until one has answered.
+
+The client's own request goes to a host byte for byte, and the front keeps both sockets until that
+host's first byte: until then refusal, reset or silence costs the client nothing but time, and the
+next candidate is tried. Every step of a walk claims the pin from the host that failed, so two
+connections of one client that come at the same instant end at one host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.affinity.store import AffinityStore, PinKey, Touch
+from proxy.errors import Cause, LimitError, ServerError, StoreError
+from proxy.routing.decide import Question, decide
+from proxy.routing.key import affinity_key
+from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
+from proxy.routing.pool import Host
+from proxy.server.dial import Dialler
+from proxy.server.record import Observer, Phase
+from proxy.server.visit import Placed, Visit
+from proxy.settings import Balance, HostDown, TimeoutSettings
+
+NEW_PIN_TTL_S = 600.0  # until a connection has lived a minute: strangers must not fill the table
+RETRY_S = 0.25
+HELD_MAX = 2000  # clients that wait for a host at one time; each holds one socket
+
+
+@dataclass(slots=True)
+class Placer:
+    """Finds the host of each client.
+
+    Attributes:
+        known: the host of a client's live connections here, for when the store is away.
+        held: clients that wait for a host, by pool.
+    """
+
+    store: AffinityStore
+    node: str
+    dialler: Dialler
+    timeouts: TimeoutSettings
+    observer: Observer
+    known: Callable[[PinKey], str | None]
+    held: int = 0
+
+    def __post_init__(self) -> None:
+        self._hosts_turned = asyncio.Event()
+
+    def host_turned(self) -> None:
+        """Some host came up or went down: clients that wait look again."""
+        self._hosts_turned.set()
+        self._hosts_turned = asyncio.Event()
+
+    async def place(self, visit: Visit) -> Placed:
+        """The host of this client, answered and counted.
+
+        Raises:
+            ProxyError: there is none for it; the record's phase says how far it came.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeouts.no_host_s
+        while True:
+            visit.record.phase = Phase.PLACE
+            decision, pin = await self._decide(visit)
+            if decision.reason is Reason.TOKEN_REFUSED:
+                detail = f"token names {visit.record.token_address}, no host of this listener"
+                raise LimitError(Cause.TOKEN_UNKNOWN_HOST, detail)
+            if decision.reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
+                placed = await self._follow_token(visit, decision)
+                if placed is None:
+                    continue
+            else:
+                placed = await self._walk(visit, decision, pin)
+            if placed is not None:
+                visit.record.host = placed.host.name
+                return placed
+            visit.record.phase = Phase.PLACE
+            if loop.time() >= deadline or self.held >= HELD_MAX:
+                raise ServerError(Cause.NO_HOST, f"no host of {visit.pool.name} could be had")
+            await self._hold(visit, deadline - loop.time())
+
+    async def _decide(self, visit: Visit) -> tuple[Decision, str | None]:
+        """The decision, and the host that the affinity table names."""
+        token = visit.token
+        named = visit.routes.named_by(token) if token is not None else None
+        visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
+        visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
+        pin: str | None = None
+        balance: Balance | None = None
+        keys = visit.pin_keys()
+        if keys and named is None:
+            try:
+                found = await self.store.get(keys[0])
+                pin = found.host if found else None
+            except StoreError:
+                self.observer.store_failed()
+                pin, balance = self.known(keys[0]), Balance.HASH
+        decision = decide(
+            Question(visit.routes, visit.pool, token, visit.key.primary, None, pin, balance)
+        )
+        record = visit.record
+        record.pool, record.key = visit.pool.name, visit.key.primary
+        record.reason, record.repin_cause = decision.reason, decision.repin_cause
+        if record.fate is not TokenFate.HOST_DOWN:  # what became of it stays said
+            record.fate = decision.fate
+        return decision, pin
+
+    async def _follow_token(self, visit: Visit, decision: Decision) -> Placed | None:
+        """Dial the token's host, again and again for `token.wait`, whatever health says of it.
+
+        The host may just be restarting. Another one would show another certificate, so afterwards
+        the client is refused, unless the operator prefers `rebalance` (then: None).
+        """
+        host = decision.candidates[0]
+        policy = visit.pool.settings.token
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + policy.wait_s
+        while True:
+            try:
+                placed = await self._dial(visit, host)
+            except ServerError as error:
+                left = deadline - loop.time()
+                if left > 0:
+                    await self.dialler.pause(visit, min(RETRY_S, left))
+                    continue
+                visit.record.fate = TokenFate.HOST_DOWN
+                if policy.host_down is HostDown.REBALANCE:
+                    visit.token = None
+                    return None
+                detail = f"token's host {host.name} does not answer: {error}"
+                raise LimitError(Cause.TOKEN_HOST_DOWN, detail) from error
+            if visit.record.fate is TokenFate.HOST_DOWN:
+                visit.record.fate = TokenFate.HONOURED
+            await self._seed(visit, host)
+            return placed
+
+    async def _walk(self, visit: Visit, decision: Decision, pin: str | None) -> Placed | None:
+        """Try the candidates in order, claiming each; None where all of them failed."""
+        pool = visit.pool
+        expected = pin
+        queue = list(decision.candidates)
+        failed: set[Host] = set()
+        steps = len(queue) + len(pool.hosts)  # two nodes that disagree must not claim for ever
+        while queue and steps:
+            steps -= 1
+            host = queue.pop(0)
+            if host in failed:
+                continue
+            if not failed and decision.reason is not Reason.PIN:
+                pool.placed(host)
+            winner = await self._claim(visit, host, expected)
+            if winner != host.name:
+                # Another connection of this client was quicker: follow it where it can be
+                # followed, else take the pin from a host that cannot serve.
+                expected = winner
+                other = pool.by_name.get(winner)
+                follow = [other] if other and other.serves and other not in failed else []
+                queue[:0] = [*follow, host]
+                continue
+            expected = winner
+            try:
+                placed = await self._dial(visit, host)
+            except ServerError:
+                failed.add(host)
+                if decision.reason is Reason.PIN:
+                    visit.record.reason = Reason.REPINNED
+                    visit.record.repin_cause = RepinCause.REFUSED
+                continue
+            await self._note_latest(visit, host)
+            return placed
+        return None
+
+    async def _dial(self, visit: Visit, host: Host) -> Placed:
+        """As `Dialler.dial`, counted on the host and told to health."""
+        host.live += 1
+        try:
+            server = await self.dialler.dial(visit, host)
+        except ServerError as error:
+            host.live -= 1
+            self.observer.host_failed(host.pool, host.name, error.cause)
+            raise
+        except BaseException:
+            host.live -= 1
+            raise
+        self.observer.host_answered(host.pool, host.name)
+        return Placed(host, server)
+
+    async def _claim(self, visit: Visit, host: Host, expected: str | None) -> str:
+        """The host that the client's pin names after we claimed it for `host`."""
+        if visit.key.primary is None:
+            return host.name
+        key = PinKey(visit.pool.name, visit.key.primary)
+        ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
+        try:
+            pin = await self.store.claim(key, host.name, expected=expected, ttl_s=ttl_s)
+        except StoreError:
+            self.observer.store_failed()
+            return host.name
+        return pin.host
+
+    async def _seed(self, visit: Visit, host: Host) -> None:
+        """A token sets the pin only where none is in force: it routes its own connection."""
+        ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
+        touches = [Touch(key, host.name, ttl_s) for key in visit.pin_keys()]
+        try:
+            await self.store.touch(self.node, touches)
+        except StoreError:
+            self.observer.store_failed()
+
+    async def _note_latest(self, visit: Visit, host: Host) -> None:
+        """Let the source's own entry follow its newest pin, for connections without a user."""
+        if visit.key.latest is None:
+            return
+        key = PinKey(visit.pool.name, visit.key.latest)
+        ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
+        try:
+            await self.store.assign(key, host.name, ttl_s=ttl_s)
+        except StoreError:
+            self.observer.store_failed()
+
+    async def _hold(self, visit: Visit, at_most_s: float) -> None:
+        """Keep the client for a moment, or until some host turns.
+
+        Real clients burn their retries within seconds when they are closed at once.
+        """
+        self.held += 1
+        try:
+            await self.dialler.pause(visit, min(RETRY_S, at_most_s), self._hosts_turned)
+        finally:
+            self.held -= 1

@@ -1,0 +1,156 @@
+"""The table of established connections: one row each, changed by messages from the relays.
+
+The front owns only what it can rebuild. When it starts anew, each relay tells the rows that live
+there, and the counts of hosts, sources and relays are as before.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxy.affinity.store import PinKey
+from proxy.errors import Cause, Side
+from proxy.relay.hand_off import RelayEnding, Row
+from proxy.routing.key import affinity_key
+from proxy.routing.model import Reason
+from proxy.routing.pool import Host, Pool
+from proxy.server.gate import Gate
+from proxy.server.record import ConnectionRecord, Ending, Observer, Phase
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Established:
+    """One established connection: its record, its host, and the pins that speak of it."""
+
+    record: ConnectionRecord
+    host: Host | None  # None: the configuration no longer has it
+    keys: tuple[PinKey, ...]
+
+    @property
+    def came_by_token(self) -> bool:
+        return self.record.reason is Reason.TOKEN
+
+
+class ConnectionTable:
+    """All established connections; what the relays say of them arrives here (RelayObserver).
+
+    Attributes:
+        rows: by connection id.
+        on_established, on_gone: told of every row that comes and goes (the keeper of pins).
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        gate: Gate,
+        observer: Observer,
+        wall: Callable[[], float],
+    ) -> None:
+        self.rows: dict[int, Established] = {}
+        self.on_established: Callable[[Established], None] = lambda _: None
+        self.on_gone: Callable[[Established], None] = lambda _: None
+        self._by_key: dict[PinKey, dict[int, Established]] = defaultdict(dict)
+        self._pools = pools
+        self._gate = gate
+        self._observer = observer
+        self._wall = wall
+
+    def add(self, row: Established) -> None:
+        """A connection is about to be handed to a relay."""
+        self.rows[row.record.id] = row
+        for key in row.keys:
+            self._by_key[key][row.record.id] = row
+        self.on_established(row)
+
+    def drop(self, row: Established) -> None:
+        """It is no longer there."""
+        del self.rows[row.record.id]
+        for key in row.keys:
+            siblings = self._by_key[key]
+            siblings.pop(row.record.id, None)
+            if not siblings:
+                del self._by_key[key]
+        self.on_gone(row)
+
+    def of_key(self, key: PinKey) -> list[Established]:
+        """The live connections that a pin speaks of, oldest first."""
+        return list(self._by_key[key].values()) if key in self._by_key else []
+
+    def host_of(self, key: PinKey) -> str | None:
+        """Where the newest live connection of a key is: what this node knows by itself."""
+        rows = self.of_key(key)
+        return rows[-1].record.host if rows else None
+
+    # What relays say (proxy.relay.hand_off.RelayObserver)
+
+    def relay_row(self, row: Row) -> None:
+        """A relay has this connection; new to this front after it was started anew."""
+        known = self.rows.get(row.conn_id)
+        if known is None:
+            known = self._adopt(row)
+            if known is None:
+                return
+        known.record.bytes_up, known.record.bytes_down = row.bytes_up, row.bytes_down
+        if row.ending is not None:
+            self.relay_ended(row.conn_id, row.ending)
+
+    def relay_ready(self, index: int) -> None:
+        """All rows of this relay were told."""
+
+    def relay_progress(self, conn_id: int, bytes_up: int, bytes_down: int) -> None:
+        row = self.rows.get(conn_id)
+        if row is not None:
+            row.record.bytes_up, row.record.bytes_down = bytes_up, bytes_down
+
+    def relay_ended(self, conn_id: int, ending: RelayEnding) -> None:
+        row = self.rows.get(conn_id)
+        if row is not None:
+            row.record.bytes_up, row.record.bytes_down = ending.bytes_up, ending.bytes_down
+            self._end(row, Ending(Phase.RELAY, ending.side, ending.cause))
+
+    def relay_lost(self, conn_ids: list[int]) -> None:
+        """A relay died, and its connections with it."""
+        for conn_id in conn_ids:
+            row = self.rows.get(conn_id)
+            if row is not None:
+                self._end(row, Ending(Phase.RELAY, Side.LOCAL, Cause.RELAY_DIED))
+
+    def _adopt(self, told: Row) -> Established | None:
+        try:
+            record = ConnectionRecord.unpack(told.conn_id, told.record)
+        except ValueError as error:
+            log.warning("a relay holds a connection that this version cannot read: %s", error)
+            return None
+        source = ipaddress.ip_address(record.client.host)
+        pool = self._pools.get(record.pool or "")
+        host = pool.by_name.get(record.host or "") if pool else None
+        keys: tuple[PinKey, ...] = ()
+        if pool is not None:
+            names = affinity_key(pool.settings.affinity, source, record.user)
+            record.key = names.primary
+            keys = tuple(PinKey(pool.name, name) for name in (names.primary, names.latest) if name)
+        row = Established(record, host, keys)
+        if host is not None:
+            host.live += 1
+        self._gate.connections += 1
+        self._gate.adopt(source)
+        self._observer.connection_accepted(record)
+        self.add(row)
+        return row
+
+    def _end(self, row: Established, ending: Ending) -> None:
+        record = row.record
+        record.ending = ending
+        record.duration_s = max(0.0, self._wall() - record.accepted_at)
+        self.drop(row)
+        if row.host is not None:
+            row.host.live -= 1
+        self._gate.connections -= 1
+        self._gate.leave(ipaddress.ip_address(record.client.host))
+        self._observer.connection_ended(record)

@@ -1,0 +1,45 @@
+"""Visit: one client on its way to a host, from its request to the hand-off."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from proxy.affinity.store import PinKey
+from proxy.routing.key import NO_KEY, AffinityKey, IPAddress
+from proxy.routing.pool import Host, Pool, Routes
+from proxy.server.record import ConnectionRecord
+from proxy.wire.tokens import RoutingToken
+from proxy.wire.x224 import ConnectionRequest
+
+
+@dataclass(slots=True)
+class Visit:
+    """What placement knows of the client in hand.
+
+    Attributes:
+        token: the token to route by; set to None when the client goes on without it.
+        pool, key: where it belongs and what it is pinned under, as of the last decision.
+    """
+
+    client: socket.socket
+    source: IPAddress
+    routes: Routes
+    request: ConnectionRequest
+    record: ConnectionRecord
+    token: RoutingToken | None
+    pool: Pool
+    key: AffinityKey = NO_KEY
+
+    def pin_keys(self) -> tuple[PinKey, ...]:
+        """Every entry of the affinity table that speaks of this client, the primary first."""
+        names = (self.key.primary, self.key.latest)
+        return tuple(PinKey(self.pool.name, name) for name in names if name is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A host that has answered, and the connection to it. The host counts it in `live`."""
+
+    host: Host
+    server: socket.socket

@@ -1,0 +1,54 @@
+"""Small farms for the routing tests: pools and routes from a few words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.address import Address
+from proxy.routing.pool import Host, Pool, Routes
+from proxy.settings import Balance, HostSettings, ListenerSettings, PoolSettings
+from proxy.wire.tokens import RoutingToken, encode_msts, read_token
+
+
+def pool(
+    name: str = "desktops",
+    hosts: int = 3,
+    net: str = "10.0.0.",
+    balance: Balance = Balance.LEAST_CONNECTIONS,
+    weights: list[int] | None = None,
+    **more: Any,
+) -> Pool:
+    """A pool of hosts `a`, `b`, … at net + 21, net + 22, …"""
+    return Pool(
+        PoolSettings(
+            name=name,
+            balance=balance,
+            hosts=tuple(
+                HostSettings(
+                    name=f"{chr(97 + index)}",
+                    address=Address(f"{net}{21 + index}", 3389),
+                    weight=(weights or [100] * hosts)[index],
+                )
+                for index in range(hosts)
+            ),
+            **more,
+        )
+    )
+
+
+def routes(*pools: Pool, collections: dict[str, str] | None = None) -> Routes:
+    """The routes of one listener whose default is the first pool."""
+    settings = ListenerSettings(
+        name="rdp",
+        bind=Address("127.0.0.1", 3389),
+        pool=pools[0].name,
+        collections=collections or {},
+    )
+    return Routes(settings, {each.name: each for each in pools})
+
+
+def token_for(host: Host | str, port: int = 3389) -> RoutingToken:
+    """The broker's token for a host, or for an address."""
+    address = host.address if isinstance(host, Host) else Address(host, port)
+    assert address is not None
+    return read_token(encode_msts(address))

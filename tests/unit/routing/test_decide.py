@@ -1,0 +1,212 @@
+"""Each line of the decision table, and its invariants as properties."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.routing.decide import RULES, Question, decide
+from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
+from proxy.routing.pool import Pool, Routes, Will
+from proxy.settings import Balance, TokenPolicy, UnknownHost
+from proxy.wire.tokens import read_token
+from tests.unit.routing.farm import pool, routes, token_for
+
+
+def names(decision: Decision) -> list[str]:
+    return [host.name for host in decision.candidates]
+
+
+def test_a_token_sends_the_client_to_its_host_alone() -> None:
+    farm = pool()
+    decision = decide(Question(routes(farm), farm, token_for(farm.hosts[1]), key="k", pin="a"))
+    assert names(decision) == ["b"]
+    assert (decision.reason, decision.fate) == (Reason.TOKEN, TokenFate.HONOURED)
+
+
+def test_a_token_is_honoured_while_its_host_drains() -> None:
+    farm = pool()
+    farm.hosts[1].will = Will.DRAIN
+    decision = decide(Question(routes(farm), farm, token_for(farm.hosts[1])))
+    assert (names(decision), decision.fate) == (["b"], TokenFate.HONOURED)
+
+
+@pytest.mark.parametrize("fault", ["down", "maintenance"])
+def test_a_token_for_a_host_that_cannot_serve_names_it_all_the_same(fault: str) -> None:
+    farm = pool()
+    if fault == "down":
+        farm.hosts[1].up = False
+    else:
+        farm.hosts[1].will = Will.MAINTENANCE
+    decision = decide(Question(routes(farm), farm, token_for(farm.hosts[1])))
+    assert (names(decision), decision.reason) == (["b"], Reason.TOKEN)
+    assert decision.fate is TokenFate.HOST_DOWN
+
+
+def test_a_token_is_looked_up_in_every_pool_of_the_listener() -> None:
+    office, cad = pool("office"), pool("cad", net="10.0.1.")
+    listener = routes(office, cad, collections={"CAD": "cad"})
+    decision = decide(Question(listener, office, token_for(cad.hosts[2])))
+    assert decision.candidates == (cad.hosts[2],)
+    assert decision.pool is cad
+
+
+def test_a_token_for_an_address_outside_the_farm_is_refused() -> None:
+    farm = pool()
+    decision = decide(Question(routes(farm), farm, token_for("192.0.2.9"), key="k", pin="a"))
+    assert decision.candidates == ()
+    assert (decision.reason, decision.fate) == (Reason.TOKEN_REFUSED, TokenFate.UNKNOWN_HOST)
+
+
+def test_a_token_for_another_port_of_a_host_names_no_host() -> None:
+    farm = pool()
+    decision = decide(Question(routes(farm), farm, token_for("10.0.0.21", 3390)))
+    assert decision.fate is TokenFate.UNKNOWN_HOST
+
+
+def test_an_unknown_token_goes_on_with_the_pin_where_the_operator_says_ignore() -> None:
+    farm = pool(token=TokenPolicy(unknown_host=UnknownHost.IGNORE))
+    decision = decide(Question(routes(farm), farm, token_for("192.0.2.9"), key="k", pin="c"))
+    assert names(decision)[0] == "c"
+    assert (decision.reason, decision.fate) == (Reason.PIN, TokenFate.UNKNOWN_HOST)
+
+
+def test_an_opaque_token_goes_to_the_host_that_issued_it_where_that_is_known() -> None:
+    farm = pool()
+    token = read_token(b"Cookie: msts=2282941292")
+    learned = decide(Question(routes(farm), farm, token, key="k", learned=farm.hosts[2], pin="a"))
+    assert (names(learned), learned.reason) == (["c"], Reason.TOKEN_LEARNED)
+    unknown = decide(Question(routes(farm), farm, token, key="k", pin="a"))
+    assert (names(unknown)[0], unknown.reason) == ("a", Reason.PIN)
+    assert learned.fate is unknown.fate is TokenFate.OPAQUE
+
+
+def test_a_collection_is_no_token() -> None:
+    farm = pool()
+    token = read_token(b"tsv://MS Terminal Services Plugin.1.Farm")
+    assert decide(Question(routes(farm), farm, token, key="k")).fate is TokenFate.ABSENT
+
+
+def test_a_pin_comes_first_and_the_ranking_follows() -> None:
+    farm = pool()
+    farm.hosts[1].live = 9
+    decision = decide(Question(routes(farm), farm, key="k", pin="b"))
+    assert names(decision) == ["b", "a", "c"]
+    assert (decision.reason, decision.repin_cause) == (Reason.PIN, None)
+
+
+def test_a_pin_is_followed_while_its_host_drains() -> None:
+    farm = pool()
+    farm.hosts[1].will = Will.DRAIN
+    decision = decide(Question(routes(farm), farm, key="k", pin="b"))
+    assert (names(decision), decision.reason) == (["b", "a", "c"], Reason.PIN)
+
+
+@pytest.mark.parametrize("cause", list(RepinCause)[:3])
+def test_a_pin_that_cannot_be_followed_is_told_with_its_cause(cause: RepinCause) -> None:
+    farm = pool()
+    if cause is RepinCause.DOWN:
+        farm.hosts[1].up = False
+    if cause is RepinCause.MAINTENANCE:
+        farm.hosts[1].will = Will.MAINTENANCE
+    pin = "gone" if cause is RepinCause.GONE else "b"
+    decision = decide(Question(routes(farm), farm, key="k", pin=pin))
+    assert (decision.reason, decision.repin_cause) == (Reason.REPINNED, cause)
+    assert ("b" in names(decision)) is (cause is RepinCause.GONE)
+
+
+def test_a_new_client_is_balanced_over_ready_hosts_only() -> None:
+    farm = pool(hosts=4)
+    farm.hosts[0].up = False
+    farm.hosts[1].will = Will.DRAIN
+    decision = decide(Question(routes(farm), farm, key="k"))
+    assert (names(decision), decision.reason) == (["c", "d"], Reason.BALANCED)
+
+
+def test_a_client_without_a_key_is_balanced_and_not_pinned() -> None:
+    farm = pool()
+    assert decide(Question(routes(farm), farm)).reason is Reason.UNPINNED
+
+
+@pytest.mark.parametrize("pin", [None, "a"])
+def test_no_host_is_said_plainly(pin: str | None) -> None:
+    farm = pool()
+    for host in farm.hosts:
+        host.up = False
+    decision = decide(Question(routes(farm), farm, key="k", pin=pin))
+    assert (decision.candidates, decision.reason) == ((), Reason.NO_HOST)
+
+
+def test_while_the_table_is_away_the_hash_ranks() -> None:
+    farm, other = pool(), pool()
+    farm.hosts[0].live, other.hosts[1].live = 5, 7
+    rankings = [
+        names(decide(Question(routes(each), each, key="k", balance=Balance.HASH)))
+        for each in (farm, other)
+    ]
+    assert rankings[0] == rankings[1]
+
+
+def test_every_rule_that_has_no_decision_says_why() -> None:
+    farm = pool(token=TokenPolicy(unknown_host=UnknownHost.IGNORE))
+    listener = routes(farm)
+    questions = [
+        Question(listener, farm),
+        Question(listener, farm, token_for("192.0.2.9"), key="k"),
+        Question(listener, farm, read_token(b"Cookie: msts=1"), key="k", pin="a"),
+    ]
+    for question, (name, rule) in product(questions, RULES.items()):
+        answer = rule(question)
+        assert isinstance(answer, Decision) or " " in answer, name
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> tuple[Routes, Question]:
+    pools: list[Pool] = []
+    for index in range(draw(st.integers(1, 2))):
+        farm = pool(f"pool{index}", hosts=draw(st.integers(1, 4)), net=f"10.0.{index}.")
+        for host in farm.hosts:
+            host.up = draw(st.booleans())
+            host.will = draw(st.sampled_from(Will))
+            host.live = draw(st.integers(0, 5))
+            host.credit = draw(st.integers(-200, 200))
+        pools.append(farm)
+    listener = routes(*pools, collections={"x": pools[-1].name})
+    every = [host for farm in pools for host in farm.hosts]
+    token = draw(
+        st.none()
+        | st.sampled_from(every).map(token_for)
+        | st.sampled_from([token_for("192.0.2.1"), read_token(b"Cookie: msts=77")])
+    )
+    home = draw(st.sampled_from(pools))
+    return listener, Question(
+        listener,
+        home,
+        token,
+        draw(st.none() | st.text(max_size=3)),
+        draw(st.none() | st.sampled_from(home.hosts)),
+        draw(st.none() | st.sampled_from("abcdz")),
+        draw(st.none() | st.sampled_from(Balance)),
+    )
+
+
+@given(questions())
+def test_the_invariants_of_a_decision_hold(asked: tuple[Routes, Question]) -> None:
+    listener, question = asked
+    decision = decide(question)
+    every = [host for farm in listener.pools for host in farm.hosts]
+    assert set(decision.candidates) <= set(every)
+    assert len(set(decision.candidates)) == len(decision.candidates)
+    if decision.reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
+        assert len(decision.candidates) == 1
+    elif decision.reason in (Reason.TOKEN_REFUSED, Reason.NO_HOST):
+        assert not decision.candidates
+    else:
+        first_by_pin = decision.reason is Reason.PIN
+        assert all(host.ready for host in decision.candidates[first_by_pin:])
+        assert all(host.serves for host in decision.candidates)
+        assert {host.pool for host in decision.candidates} == {decision.pool.name}
+    assert decide(question) == decision

@@ -1,0 +1,78 @@
+"""Affinity keys for each kind of deployment."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from proxy.routing.key import NO_KEY, AffinityKey, affinity_key, normal_user
+from proxy.settings import AffinityKeyKind, PoolAffinity
+
+ALICE = ip_address("203.0.113.7")
+GATEWAY = ip_address("10.9.0.1")
+V6 = ip_address("2001:db8:0:1:aaaa::7")
+SHARED = (ip_network("10.9.0.0/24"),)
+
+
+def key_of(
+    kind: str, source: str | None = None, user: str | None = None, **more: int
+) -> AffinityKey:
+    affinity = PoolAffinity(key=AffinityKeyKind(kind), shared_sources=SHARED, **more)
+    return affinity_key(affinity, ip_address(source) if source else ALICE, user)
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "primary", "latest"),
+    [
+        ("source", None, "source:203.0.113.7", None),
+        ("source", "alice", "source:203.0.113.7", None),
+        ("user", "Alice ", "user:alice", "source:203.0.113.7"),
+        ("user", None, "source:203.0.113.7", None),
+        (
+            "source_and_user",
+            "alice",
+            "source:203.0.113.7 user:alice",
+            "source:203.0.113.7",
+        ),
+        ("source_and_user", None, "source:203.0.113.7", None),
+        ("none", "alice", None, None),
+    ],
+)
+def test_the_kind_of_key_says_what_counts(
+    kind: str, user: str | None, primary: str | None, latest: str | None
+) -> None:
+    assert key_of(kind, user=user) == AffinityKey(primary, latest)
+
+
+@pytest.mark.parametrize("kind", ["source", "user", "source_and_user"])
+def test_a_shared_source_is_never_a_key_by_itself(kind: str) -> None:
+    assert key_of(kind, str(GATEWAY)) == NO_KEY
+    named = key_of(kind, str(GATEWAY), "alice")
+    assert named.primary is not None
+    assert named.primary.endswith("user:alice")
+    assert named.latest is None
+
+
+def test_an_ipv6_client_is_known_by_its_network() -> None:
+    assert key_of("source", str(V6)).primary == "source:2001:db8:0:1::/64"
+
+
+def test_prefixes_are_the_operators() -> None:
+    assert key_of("source", ipv4_prefix=24).primary == "source:203.0.113.0/24"
+    assert key_of("source", str(V6), ipv6_prefix=128).primary == f"source:{V6}"
+    assert key_of("source", "::1", ipv6_prefix=64).primary == "source:::/64"
+
+
+@pytest.mark.parametrize(
+    ("raw", "normal"),
+    [
+        ("JOHN-PC  ", "john-pc"),
+        ("CORP\\Jaso", "corp\\jaso"),
+        ("  ", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_user_names_have_one_spelling(raw: str | None, normal: str | None) -> None:
+    assert normal_user(raw) == normal

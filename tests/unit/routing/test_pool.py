@@ -1,0 +1,94 @@
+"""Hosts and routes: who serves, who is ready, and whom a token may name."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.address import Address
+from proxy.routing.pool import Host, Will
+from proxy.settings import HostSettings
+from proxy.wire.tokens import encode_msts, read_token
+from tests.unit.routing.farm import pool, routes, token_for
+
+
+def host(address: str = "10.0.0.21:3389", *aliases: str, weight: int = 100) -> Host:
+    settings = HostSettings(
+        name="a",
+        address=Address.parse(address),
+        weight=weight,
+        token_addresses=tuple(map(Address.parse, aliases)),
+    )
+    return Host(settings, "desktops")
+
+
+@pytest.mark.parametrize(
+    ("up", "will", "serves", "ready"),
+    [
+        (True, Will.READY, True, True),
+        (True, Will.DRAIN, True, False),
+        (True, Will.MAINTENANCE, False, False),
+        (False, Will.READY, False, False),
+    ],
+)
+def test_health_and_will_are_kept_apart(up: bool, will: Will, serves: bool, ready: bool) -> None:
+    each = host()
+    each.up, each.will = up, will
+    assert (each.serves, each.ready) == (serves, ready)
+
+
+def test_weight_zero_takes_nobody_new() -> None:
+    each = host(weight=0)
+    assert (each.serves, each.ready) == (True, False)
+
+
+def test_a_dns_name_is_dialled_by_its_first_address_and_known_by_all() -> None:
+    each = host("rdsh01.example:3389", "192.0.2.1:3389")
+    assert Host(each.settings, "desktops").address is None
+    found = [Address("10.0.0.21", 3389), Address("10.0.0.22", 3389)]
+    each.resolved(found)
+    assert each.address == found[0]
+    assert each.names == {*found, Address("192.0.2.1", 3389)}
+
+
+def test_a_token_names_a_host_by_any_of_its_names() -> None:
+    farm = pool()
+    listener = routes(farm)
+    farm.hosts[0].resolved([Address("10.0.0.21", 3389), Address("192.168.1.1", 3389)])
+    token = read_token(encode_msts(Address("192.168.1.1", 3389)))
+    assert listener.named_by(token) is None
+    listener.index()
+    assert listener.named_by(token) is farm.hosts[0]
+
+
+def test_an_opaque_token_names_nobody() -> None:
+    assert routes(pool()).named_by(read_token(b"Cookie: msts=77")) is None
+
+
+def test_the_first_pool_wins_where_two_hold_one_address() -> None:
+    first, second = pool("first"), pool("second")
+    listener = routes(first, second, collections={"two": "second"})
+    assert listener.named_by(token_for(second.hosts[0])) is first.hosts[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "home"),
+    [
+        (None, "office"),
+        (b"tsv://MS Terminal Services Plugin.1.CAD", "cad"),
+        (b"tsv://MS Terminal Services Plugin.1.cad", "cad"),
+        (b"tsv://MS Terminal Services Plugin.1.Other", "office"),
+        (b"Cookie: msts=77", "office"),
+    ],
+)
+def test_a_collection_chooses_the_pool(line: bytes | None, home: str) -> None:
+    listener = routes(pool("office"), pool("cad", net="10.0.1."), collections={"CAD": "cad"})
+    token = read_token(line) if line else None
+    assert listener.pool_of(token).name == home
+    assert [each.name for each in listener.pools] == ["office", "cad"]
+    assert listener.pool_named("cad").name == "cad"
+
+
+def test_hosts_and_pools_tell_their_names() -> None:
+    farm = pool()
+    assert repr(farm) == "<Pool desktops>"
+    assert repr(farm.hosts[0]) == "<Host desktops/a>"
