@@ -1,0 +1,80 @@
+# Everything this project can do is one word here; `make help` lists them.
+# Each word prepares what it needs: a plain Debian with python3, python3-venv and make is enough.
+
+PYTHON ?= python3
+CONFIG ?= config.example.yaml
+T ?= 60
+LOOP ?= uvloop
+
+BIN := .venv/bin
+READY := .venv/.ready-$(notdir $(PYTHON))
+STAGE := scripts/stage
+
+# System packages, by the tests that use them.
+INTEROP_PACKAGES := freerdp2-x11 iproute2 openssl rdesktop xauth xrdp xvfb
+DEPLOY_PACKAGES := prometheus
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test unit integration interop deploy-check demo run fuzz lock format packages clean
+
+help:  ## list these words
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: $(READY)  ## virtual environment in .venv from the lock files
+
+$(READY): requirements-dev.lock pyproject.toml scripts/setup
+	scripts/setup $(PYTHON) .venv
+	@touch $@
+
+check: setup  ## format, lint, types, floors and unit tests, under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q --loop $(LOOP) tests/unit tests/test_house.py
+
+test:  ## what CI runs: everything below, with a time budget for each stage
+	@$(STAGE) setup 240 $(MAKE) setup packages
+	@$(STAGE) check 60 $(MAKE) check
+	@$(STAGE) unit 120 $(MAKE) unit
+	@$(STAGE) integration 240 $(MAKE) integration
+	@$(STAGE) interop 240 $(MAKE) interop
+	@$(STAGE) deploy-check 180 $(MAKE) deploy-check
+	@$(STAGE) fuzz 30 $(MAKE) fuzz T=15
+	@$(STAGE) demo 60 $(MAKE) demo
+
+unit: setup  ## unit tests on asyncio and on uvloop, with the coverage gates
+	$(BIN)/pytest -q --loop both --cov --cov-context=test --cov-report= tests/unit tests/test_house.py
+	$(BIN)/python scripts/own_coverage.py proxy/wire proxy/routing
+
+integration: setup  ## the running product on loopback
+	$(BIN)/pytest tests/integration
+
+interop: setup  ## real RDP clients and hosts; needs `make packages`
+	$(BIN)/pytest tests/interop
+
+deploy-check: setup  ## lint image, compose file and alert rules; needs `make packages`
+	$(BIN)/pytest tests/deploy
+
+demo: setup  ## a simulated farm: round robin, sticky and rdp-proxy side by side
+	$(BIN)/rdp-proxy demo
+
+run: setup  ## run the proxy: make run CONFIG=my.yaml
+	$(BIN)/rdp-proxy run --config $(CONFIG)
+
+fuzz: setup  ## throw mutated messages at the parsers for T seconds
+	$(BIN)/python -m tests.fuzz --seconds $(T)
+
+format: setup  ## rewrite the sources in the house's format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: setup  ## resolve the dependencies anew into the lock files
+	scripts/lock $(BIN)/uv
+
+packages:  ## install the system packages that interop and deploy checks use
+	@scripts/packages $(INTEROP_PACKAGES) $(DEPLOY_PACKAGES)
+
+clean:  ## remove what the other words have made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist htmlcov .demo *.egg-info .coverage .coverage.*

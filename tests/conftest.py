@@ -1,0 +1,38 @@
+"""What all tests share: the event loop they run on, and steady property tests."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Mapping
+
+import pytest
+import uvloop
+from hypothesis import settings
+
+LOOPS: Mapping[str, Callable[[], AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+# The same examples in each run: a test that fails fails again. `make fuzz` explores.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--loop`."""
+    parser.addoption(
+        "--loop",
+        choices=[*LOOPS, "both"],
+        default="uvloop",
+        help="event loop of the asynchronous tests (default: uvloop, as in production)",
+    )
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], AbstractEventLoop]]:
+    """Run each asynchronous test on the chosen loop, or once on each."""
+    chosen = config.getoption("--loop")
+    return LOOPS if chosen == "both" else {chosen: LOOPS[chosen]}

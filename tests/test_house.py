@@ -1,0 +1,149 @@
+"""The laws of the house that no linter knows. docs/architecture.md says why each one stands."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "proxy").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+MAX_LINES = 400
+
+VAGUE_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "shared", "util", "utils"}
+
+# The glossary's words have one spelling each; these are other houses' words for them.
+FOREIGN_WORDS = {
+    "backend": "session host, or server",
+    "downstream": "client",
+    "frontend": "listener, or front",
+    "handshake": "(TLS's word) request, answer",
+    "sticky": "pin, affinity",
+    "stickiness": "pin, affinity",
+    "upstream": "session host, or server",
+    "worker": "relay",
+}
+
+# Modules without logic of their own: there is nothing for a mirror test to say.
+WITHOUT_MIRROR_TEST = {
+    "proxy/__main__.py",  # hands over to cli
+    "proxy/affinity/store.py",  # contract; the contract tests run over all STORES
+}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def has_logic(path: Path) -> bool:
+    """Whether a module defines a function anywhere; declarations alone need no test."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes)
+
+
+def identifiers(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as lines:
+        for token in tokenize.tokenize(lines.readline):
+            if token.type == tokenize.NAME:
+                yield token.start[0], token.string
+
+
+def words(identifier: str) -> set[str]:
+    """`BackendPool`, `_backend_pool` and `BACKENDS` all hold the word `backend`."""
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", identifier)
+    return {part.lower() for part in parts} | {part.lower().removesuffix("s") for part in parts}
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    lengths = {relative(path): len(path.read_text().splitlines()) for path in SOURCES + TESTS}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_every_module_says_first_what_it_is_and_why() -> None:
+    silent = [relative(p) for p in SOURCES if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert silent == []
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    vague = [relative(p) for p in SOURCES if VAGUE_NAMES & {p.stem, p.parent.name}]
+    assert vague == []
+
+
+def test_identifiers_use_the_words_of_the_glossary() -> None:
+    foreign = [
+        f"{relative(path)}:{line} {name}: say {FOREIGN_WORDS[word]}"
+        for path in SOURCES
+        for line, name in identifiers(path)
+        for word in sorted(words(name) & FOREIGN_WORDS.keys())
+    ]
+    assert foreign == []
+
+
+@pytest.mark.parametrize("name", ["BackendPool", "_backend_pool", "BACKENDS", "httpBackend2"])
+def test_a_foreign_word_is_found_however_it_is_spelled(name: str) -> None:
+    assert "backend" in words(name)
+
+
+def test_every_module_with_logic_has_a_mirror_test() -> None:
+    orphans = []
+    for path in SOURCES:
+        inside = path.relative_to(ROOT / "proxy")
+        mirror = ROOT / "tests" / "unit" / inside.parent / f"test_{inside.name}"
+        if has_logic(path) and relative(path) not in WITHOUT_MIRROR_TEST and not mirror.exists():
+            orphans.append(f"{relative(path)} wants {relative(mirror)}")
+    assert orphans == []
+
+
+def test_modules_excused_from_a_mirror_test_exist() -> None:
+    assert [name for name in sorted(WITHOUT_MIRROR_TEST) if not (ROOT / name).exists()] == []
+
+
+def test_lock_files_pin_by_hash_and_name_no_address() -> None:
+    locks = sorted(ROOT.glob("requirements*.lock"))
+    assert [lock.name for lock in locks] == [
+        "requirements-build.lock",
+        "requirements-dev.lock",
+        "requirements.lock",
+    ]
+    for lock in locks:
+        text = lock.read_text()
+        assert "://" not in text
+        assert not re.search(r"^\s*--(?!hash=sha256:)", text, re.MULTILINE)
+        pins = re.findall(r"^[a-z0-9][\w.-]*==\S+.*\\$", text, re.MULTILINE)
+        requirements = re.findall(r"^[^\s#].*$", text, re.MULTILINE)
+        assert pins == requirements
+
+
+def test_lock_files_agree_with_each_other() -> None:
+    def pins(name: str) -> dict[str, str]:
+        found = re.findall(r"^([a-z0-9][\w.-]*)==(\S+)", (ROOT / name).read_text(), re.MULTILINE)
+        return dict(found)
+
+    everything = pins("requirements-dev.lock")
+    for part in ("requirements.lock", "requirements-build.lock"):
+        assert pins(part).items() <= everything.items()
+
+
+def test_every_make_word_in_the_documents_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    used = {
+        word
+        for document in documents
+        for word in re.findall(
+            r"(?:`|^\s*\$?\s*)make ([a-z][a-z-]*)", document.read_text(), re.MULTILINE
+        )
+    }
+    assert "test" in used
+    assert used - targets == set()
+
+
+def test_continuous_integration_runs_what_the_readme_says() -> None:
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("exec make test")
