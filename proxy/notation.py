@@ -64,6 +64,7 @@ class Reader:
     read: Callable[[Any], object]
     schema: Mapping[str, Any]
     word: str | None = None
+    secret: bool = False  # never shown in a message
 
     def __call__(self, value: object) -> object:
         if self.word is not None and value in (None, self.word):
@@ -74,8 +75,9 @@ class Reader:
                 return self.read(value)
             except ValueError as error:
                 why = f" ({error})" if str(error) else ""
-        wanted = f"{self.wanted} or {self.word}" if self.word else self.wanted
-        raise ValueError(f"{wanted} is wanted, {shown(value)} stands here{why}")
+        wanted = f"{self.wanted}, or {self.word}" if self.word else self.wanted
+        found = "something else" if self.secret and value else shown(value)
+        raise ValueError(f"{wanted} is wanted, {found} stands here{why}")
 
     def write(self, value: object) -> object:
         """The value as the file has it: `read` takes it back."""
@@ -291,4 +293,5 @@ URL = Reader(
     "redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,…/NAME or redis+cluster://HOST:PORT,…",
     _read_url,
     _text(r"^rediss?(\+sentinel|\+cluster)?://"),
+    secret=True,  # it may hold a password
 )

@@ -1,0 +1,126 @@
+"""Messages: what pydantic found wrong, in the words of an operator who never heard of it.
+
+Values that are written wrongly already come with a sentence of their own (`proxy.notation`); here
+are the few faults that concern keys, sections and lists, with the key that was probably meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic_core import ErrorDetails
+
+from proxy.config.document import Fault, Loc, Node
+from proxy.notation import shown
+from proxy.settings import Section, Settings
+
+
+def faults(errors: Iterable[ErrorDetails], root: Node) -> Iterator[Fault]:
+    """Say pydantic's errors in plain words, each at its place in the file."""
+    for error in errors:
+        # A list counts as too short, too, where its only elements are wrong themselves.
+        if error["type"] != "too_short" or not error["input"]:
+            yield _fault(error, root)
+
+
+def _fault(error: ErrorDetails, root: Node) -> Fault:
+    kind = error["type"]
+    context: Mapping[str, Any] = error.get("ctx", {})
+    loc: Loc = error["loc"]
+    if kind == "extra_forbidden":
+        return Fault(root.place_of(loc, key=True), _unknown_key(loc))
+    if kind == "missing":
+        return Fault(root.place_of(loc), f"`{_name(loc)}` is missing{_inside(loc[:-1])}")
+    if kind == "fault":
+        loc = (*loc, context["key"])
+        return Fault(root.place_of(loc), f"{_name(loc)}: {context['message']}")
+    at_key = loc[-1:] == ("[key]",)
+    if at_key:
+        loc = loc[:-1]
+    match kind:
+        case "value_error":
+            message = str(context["error"])
+        case "enum":
+            options = [option.strip("'") for option in _options(context["expected"])]
+            meant = did_you_mean(error["input"], options)
+            message = f"{_either(options)} is wanted, {shown(error['input'])} stands here{meant}"
+        case "too_short":
+            message = "at least one entry is wanted"
+        case "tuple_type":
+            message = f"a list (lines that begin with '-') is wanted, {_found(error)} stands here"
+        case "model_type" | "mapping_type" | "dict_type" | "model_attributes_type":
+            message = f"a mapping (lines of `key: value`) is wanted, {_found(error)} stands here"
+        case _:  # a kind that no field of today can give
+            message = error["msg"]
+    return Fault(root.place_of(loc, key=at_key), f"{_name(loc)}: {message}" if loc else message)
+
+
+def did_you_mean(word: object, options: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing where no option is near."""
+    near = get_close_matches(str(word).lower(), list(options), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def section_at(loc: Loc) -> type[Section] | None:
+    """The section that stands at a place of the tree, None where it is no section."""
+    section: type[Section] = Settings
+    for step in loc:
+        if isinstance(step, int):
+            continue
+        inner = next((child for key, child in sections_of(section) if key == step), None)
+        if inner is None:
+            return None
+        section = inner
+    return section
+
+
+def sections_of(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    """The keys of a section that hold sections, alone or in a list, with what they hold."""
+    for field in section.model_fields.values():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        if inner:
+            yield str(field.alias), inner[0]
+
+
+def homes(key: str, section: type[Section] = Settings, path: str = "") -> Iterator[str]:
+    """The sections that know a key, as dotted paths."""
+    if any(field.alias == key for field in section.model_fields.values()):
+        yield path
+    for name, inner in sections_of(section):
+        yield from homes(key, inner, f"{path}.{name}" if path else name)
+
+
+def _unknown_key(loc: Loc) -> str:
+    key = str(loc[-1])
+    section = section_at(loc[:-1]) or Settings
+    meant = did_you_mean(key, [str(field.alias) for field in section.model_fields.values()])
+    elsewhere = list(homes(key))
+    if not meant and len(elsewhere) == 1:
+        meant = f"; it belongs into `{elsewhere[0]}`" if elsewhere[0] else "; it has no indentation"
+    return f"unknown key {key!r}{_inside(loc[:-1])}{meant}"
+
+
+def _name(loc: Loc) -> str:
+    """The last key of a place, with the index behind it where it is an element of a list."""
+    last = loc[-1]
+    return f"{_name(loc[:-1])}[{last}]" if isinstance(last, int) else last or "''"
+
+
+def _inside(loc: Loc) -> str:
+    return f" in {_name(loc)}" if loc else ""
+
+
+def _options(expected: str) -> list[str]:
+    """Split pydantic's `'a', 'b' or 'c'`."""
+    return expected.replace(" or ", ", ").split(", ")
+
+
+def _either(options: list[str]) -> str:
+    return f"{', '.join(options[:-1])} or {options[-1]}"
+
+
+def _found(error: ErrorDetails) -> str:
+    return shown(error["input"])
