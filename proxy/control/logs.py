@@ -1,0 +1,281 @@
+"""Logs: one JSON line for each thing that happened, on standard error.
+
+A line is a fact in the past tense, `event`, with its fields beside it:
+
+    {"time": "2026-11-23T22:50:01.123Z", "level": "info", "event": "connection_placed", …}
+
+`format: text` writes the same for a terminal. Modules below log with the standard library,
+`log.info("event", extra={…})`; what is known of connections arrives through `ConnectionLog`.
+
+Laws:
+- Writing never blocks the event loop: lines wait in a bounded queue and a thread writes them. When
+  the reader of the log stands still, lines are dropped and their number is told afterwards.
+- No flood: of connections that came to nothing, `BURST` lines a second for each cause, then one
+  line with the number of the others. Established connections are always logged.
+- A user name leaves this module only as `log.users` says. The keyed hash is the same over restarts
+  and on each line, so that an operator who knows a name can search for it (`UserNames`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import queue
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any, Self, TextIO
+
+from proxy.control.names import UserNames
+from proxy.errors import Cause
+from proxy.routing.model import TokenFate
+from proxy.server.record import ConnectionRecord, Phase
+from proxy.settings import LogFormat, LogSettings
+
+BURST = 10
+_WINDOW_S = 1.0
+_QUEUE_LINES = 20_000
+
+log = logging.getLogger("proxy")
+
+_OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """What a log record says, in the order of the line."""
+    at = datetime.fromtimestamp(record.created, UTC)
+    fields: dict[str, object] = {
+        "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "event": record.getMessage(),
+    }
+    if record.name.partition(".")[0] != "proxy":  # a library's: its message is no event of ours
+        fields |= {"event": "library", "logger": record.name, "message": record.getMessage()}
+    fields |= {key: value for key, value in vars(record).items() if key not in _OWN_ATTRIBUTES}
+    if record.exc_info:
+        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    return fields
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, without the fields that are unknown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        known = {key: value for key, value in fields_of(record).items() if value is not None}
+        return json.dumps(known, default=str, separators=(",", ":"))
+
+
+class TextFormatter(logging.Formatter):
+    """`22:50:01.123 info    connection_placed client=… host=…`, in local time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = fields_of(record)
+        del fields["time"], fields["level"]
+        event, exception = fields.pop("event"), fields.pop("exception", None)
+        at = datetime.fromtimestamp(record.created).astimezone()
+        line = f"{at:%H:%M:%S}.{record.msecs:03.0f} {record.levelname.lower():7} {event}"
+        for key, value in fields.items():
+            if value is not None:
+                text = str(value)
+                quoted = json.dumps(text) if not text or set(text) & set(' "=\n') else text
+                line += f" {key}={quoted}"
+        return f"{line}\n{exception}" if exception else line
+
+
+class LogWriter:
+    """The way of all log lines of this process from `logging` to the stream.
+
+    A context manager; leaving it writes what still waits.
+    """
+
+    def __init__(self, settings: LogSettings, stream: TextIO | None = None) -> None:
+        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(_QUEUE_LINES)
+        self._handler = _Enqueue(self._queue)
+        writer = _Write(stream or sys.stderr)
+        writer.setFormatter(
+            JsonFormatter() if settings.format is LogFormat.JSON else TextFormatter()
+        )
+        self._listener = QueueListener(self._queue, writer)
+        self._level = settings.level.name
+
+    def __enter__(self) -> Self:
+        root = logging.getLogger()
+        root.addHandler(self._handler)
+        root.setLevel(logging.WARNING)  # of libraries, only what is wrong
+        log.setLevel(self._level)
+        self._listener.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self._handler)
+        self._listener.stop()
+
+
+class _Enqueue(QueueHandler):
+    """Puts records into the queue as they are: the thread formats them."""
+
+    lost = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            if self.lost:
+                told = logging.makeLogRecord(
+                    {
+                        "name": log.name,
+                        "levelname": "WARNING",
+                        "levelno": logging.WARNING,
+                        "msg": "log_lines_lost",
+                        "lines": self.lost,
+                    }
+                )
+                self.queue.put_nowait(told)
+                self.lost = 0
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.lost += 1
+
+
+class _Write(logging.StreamHandler[TextIO]):
+    """Writes lines, and keeps quiet when nobody reads them any more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):
+            super().handleError(record)
+
+
+class ConnectionLog:
+    """Observer of the path: a line when a connection is placed, and one when it ends."""
+
+    def __init__(
+        self,
+        names: UserNames,
+        later: Callable[[float, Callable[[], None]], object] | None = None,
+    ) -> None:
+        """`later` runs something after so many seconds; the running loop's timer by default."""
+        self._names = names
+        self._later = later
+        self._burst: dict[Cause, int] = {}
+
+    def connection_accepted(self, record: ConnectionRecord) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            fields = {"id": record.id, "listener": record.listener, "peer": str(record.peer)}
+            log.debug("connection_accepted", extra=fields)
+
+    def connection_placed(self, record: ConnectionRecord) -> None:
+        if log.isEnabledFor(logging.INFO):
+            log.info("connection_placed", extra=self.fields(record))
+
+    def connection_ended(self, record: ConnectionRecord) -> None:
+        ending = record.ending
+        if ending is None:
+            return
+        level = _level(record)
+        if not log.isEnabledFor(level):
+            return
+        bounded = ending.phase is not Phase.RELAY and level > logging.DEBUG
+        if bounded and not self._within_burst(ending.cause):
+            return
+        log.log(
+            level,
+            "connection_ended",
+            extra=self.fields(record)
+            | {
+                "ending": str(ending),
+                "phase": ending.phase,
+                "side": ending.side,
+                "cause": ending.cause,
+                "bytes_up": record.bytes_up,
+                "bytes_down": record.bytes_down,
+                "duration_s": _rounded(record.duration_s),
+            },
+        )
+
+    def host_answered(self, pool: str, host: str) -> None:
+        """Nothing to say: `connection_placed` follows."""
+
+    def host_failed(self, pool: str, host: str, cause: Cause) -> None:
+        log.debug("host_failed", extra={"pool": pool, "host": host, "cause": cause})
+
+    def pin_moved(self, pool: str, cause: str) -> None:
+        log.debug("pin_moved", extra={"pool": pool, "cause": cause})
+
+    def store_failed(self) -> None:
+        log.debug("store_failed")
+
+    def host_changed(self, pool: str, host: str, *, up: bool, cause: str | None = None) -> None:
+        """Health's opinion of a host changed."""
+        level = logging.INFO if up else logging.WARNING
+        event = "host_up" if up else "host_down"
+        log.log(level, event, extra={"pool": pool, "host": host, "cause": cause})
+
+    def fields(self, record: ConnectionRecord) -> dict[str, Any]:
+        """A connection's fields. None of what is unknown is written."""
+        has_token = record.token is not None or record.fate is not TokenFate.ABSENT
+        return {
+            "id": record.id,
+            "listener": record.listener,
+            "client": str(record.client),
+            "peer": str(record.peer) if record.peer != record.client else None,
+            **self._names.fields(record.user),
+            "reason": record.reason,
+            "repin_cause": record.repin_cause,
+            "token_fate": record.fate if has_token else None,
+            "token_address": _text(record.token_address),
+            "token": record.token,
+            "collection": record.collection,
+            "correlation_id": record.correlation_id,
+            "requested_protocols": record.requested_protocols,
+            "pool": record.pool,
+            "host": record.host,
+            "host_address": _text(record.host_address),
+            "proxy_address": _text(record.proxy_address),
+            "answer": record.answer,
+            "attempts": record.attempts or None,
+            "relay": record.relay,
+            "request_s": _rounded(record.request_s),
+            "place_s": _rounded(record.place_s),
+            "connect_s": _rounded(record.connect_s),
+            "answer_s": _rounded(record.answer_s),
+        }
+
+    def _within_burst(self, cause: Cause) -> bool:
+        """Whether one more line of this cause may be written in this second."""
+        seen = self._burst.get(cause, 0)
+        self._burst[cause] = seen + 1
+        if seen == 0:
+            later = self._later or asyncio.get_running_loop().call_later
+            later(_WINDOW_S, lambda: self._close_window(cause))
+        return seen < BURST
+
+    def _close_window(self, cause: Cause) -> None:
+        more = self._burst.pop(cause) - BURST
+        if more > 0:
+            fields = {"cause": cause, "connections": more, "within_s": _WINDOW_S}
+            log.warning("connections_not_logged", extra=fields)
+
+
+def _level(record: ConnectionRecord) -> int:
+    """How much an ending matters to an operator."""
+    assert record.ending is not None
+    match record.ending.cause:
+        case Cause.CLOSED_BEFORE_REQUEST:  # a load balancer's probe
+            return logging.DEBUG
+        case Cause.INTERNAL | Cause.RELAY_DIED:
+            return logging.ERROR
+        case Cause.NO_HOST | Cause.LIMIT | Cause.TOKEN_UNKNOWN_HOST | Cause.TOKEN_HOST_DOWN:
+            return logging.WARNING
+        case _:
+            return logging.INFO
+
+
+def _text(value: object | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

@@ -1,0 +1,324 @@
+"""Metrics: what the proxy counts, as Prometheus text. The only door to prometheus_client.
+
+Two kinds of series. What happens on the path is counted as it happens: `Metrics` is an `Observer`
+and increments children that were bound once. What already stands somewhere else (hosts, relays,
+the affinity table) is read from there at each scrape, by the callables of `Sources`, so that no
+second copy can go stale.
+
+Laws:
+- Labels are bounded by the configuration and by enumerations; what a client or host can choose
+  never becomes a label. Names of users, sources and tokens belong to the log.
+- Label sets are made at start wherever their number is known, so that `rate()` sees the zero.
+- Histograms are kept by pool, never by host: with 300 hosts they would stall a scrape.
+- `render` takes its values in the loop and writes the text in a thread.
+
+A new series: a line in `series.SERIES`, and one where it happens or, for a live one, in `_Live`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import resource
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from proxy import __version__
+from proxy.control.series import PREFIX, SERIES
+from proxy.errors import Cause, StoreError
+from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.pool import Host, Will
+from proxy.server.record import ConnectionRecord, Phase
+from proxy.settings import ListenerSettings, PoolSettings, Settings
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_PINS_TIMEOUT_S = 1.0
+_LAG_INTERVAL_S = 0.5
+_OTHER = "other"
+
+
+_PLACING = [r for r in Reason if r not in (Reason.TOKEN_REFUSED, Reason.NO_HOST)]
+_HOST_CAUSES = (Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEOUT, Cause.RESET, Cause.CLOSED)
+_SELECTED = ("rdp", "ssl", "hybrid", "rdstls", "hybrid_ex", "rdsaad")
+ANSWERS = frozenset((*_SELECTED, *(f"failure_{code}" for code in range(1, 7)), "failure", _OTHER))
+
+
+# Without it every counter brings a second series, its age, which nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class RelayState(NamedTuple):
+    """One relay as the front sees it."""
+
+    relay: int
+    up: bool
+    connections: int
+
+
+class Sources(NamedTuple):
+    """Where live values are read at a scrape: called in the event loop, each must be quick.
+
+    `pins` may wait, for a second at most, and may raise StoreError.
+    """
+
+    hosts: Callable[[], Iterable[Host]]
+    connections: Callable[[], Iterable[ConnectionRecord]]  # the established ones
+    relays: Callable[[], Iterable[RelayState]]
+    store_up: Callable[[], bool]
+    pins: Callable[[], Awaitable[int]]
+    held: Callable[[], int]
+
+
+class Metrics:
+    """Observer of the path, and the text that Prometheus scrapes."""
+
+    def __init__(self, settings: Settings, sources: Sources, *, started_at: float) -> None:
+        """`started_at` is the start of the process in seconds since the epoch."""
+        self._sources = sources
+        self._started_at = started_at
+        self._registry = CollectorRegistry()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._families: dict[str, Counter | Histogram] = {}
+        for name, series in SERIES.items():
+            if series.kind == "counter" and name != "bytes_total":  # a live one
+                counter = Counter(
+                    PREFIX + name, series.text, series.labels, registry=self._registry
+                )
+                self._families[name] = counter
+            elif series.kind == "histogram":
+                self._families[name] = Histogram(
+                    PREFIX + name,
+                    series.text,
+                    series.labels,
+                    registry=self._registry,
+                    buckets=series.buckets,
+                )
+        self._bound: dict[tuple[str, ...], Counter | Histogram] = {}
+        self._ended_bytes: dict[tuple[str, str], _Bytes] = {
+            (pool.name, host.name): _Bytes() for pool in settings.pools for host in pool.hosts
+        }
+        for listener in settings.listeners:
+            self._bind_listener(listener)
+        for pool in settings.pools:
+            self._bind_pool(pool)
+
+    # What happens on the path.
+
+    def connection_accepted(self, record: ConnectionRecord) -> None:
+        self._count("connections_accepted_total", record.listener)
+        if record.phase is Phase.RELAY:  # taken over from a front before this one, which counted
+            self._bytes_of(record).add(-record.bytes_up, -record.bytes_down)
+
+    def connection_placed(self, record: ConnectionRecord) -> None:
+        pool = record.pool or _OTHER
+        self._count("connections_placed_total", record.listener, pool, record.reason or _OTHER)
+        self._count("tokens_total", record.listener, record.fate)
+        if record.repin_cause is not None:
+            self._count("repinned_total", pool, record.repin_cause)
+        answer = record.answer if record.answer in ANSWERS else _OTHER
+        self._count("negotiations_total", pool, answer or _OTHER)
+        self._observe("placement_seconds", record.place_s, pool)
+        self._observe("connect_seconds", record.connect_s, pool)
+        self._observe("answer_seconds", record.answer_s, pool)
+
+    def connection_ended(self, record: ConnectionRecord) -> None:
+        ending = record.ending
+        if ending is None:
+            return
+        self._count(
+            "connections_ended_total", record.listener, ending.phase, ending.side, ending.cause
+        )
+        if ending.phase is Phase.RELAY:
+            self._observe("connection_duration_seconds", record.duration_s, record.pool or _OTHER)
+            self._bytes_of(record).add(record.bytes_up, record.bytes_down)
+        elif ending.phase not in (Phase.ACCEPT, Phase.REQUEST):
+            self._count("tokens_total", record.listener, record.fate)
+
+    def host_answered(self, pool: str, host: str) -> None:
+        """Nothing to count: `connections_placed_total` has it."""
+
+    def host_failed(self, pool: str, host: str, cause: Cause) -> None:
+        self._count("host_failures_total", pool, host, cause)
+
+    def pin_moved(self, pool: str, cause: str) -> None:
+        self._count("pins_moved_total", pool, cause)
+
+    def store_failed(self) -> None:
+        self._count("affinity_store_failures_total")
+
+    async def watch_loop(self) -> None:
+        """Measure the event loop's lag until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_INTERVAL_S
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            self._observe("event_loop_lag_seconds", max(0.0, loop.time() - due))
+
+    # What a scrape reads.
+
+    async def render(self) -> bytes:
+        """All series in Prometheus' text format."""
+        live = _Live(
+            hosts=[(h.pool, h.name, h.up, h.will, h.live) for h in self._sources.hosts()],
+            connections=list(self._sources.connections()),
+            ended_bytes={key: _Bytes(b.up, b.down) for key, b in self._ended_bytes.items()},
+            relays=list(self._sources.relays()),
+            held=self._sources.held(),
+            store_up=self._sources.store_up(),
+            pins=await self._pins(),
+            started_at=self._started_at,
+        )
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._write, live)
+
+    def close(self) -> None:
+        """End the thread that writes."""
+        self._thread.shutdown(wait=False)
+
+    def _write(self, live: _Live) -> bytes:
+        return generate_latest(self._registry) + generate_latest(live)
+
+    async def _pins(self) -> int | None:
+        try:
+            async with asyncio.timeout(_PINS_TIMEOUT_S):
+                return await self._sources.pins()
+        except (StoreError, TimeoutError):
+            return None
+
+    # Every label set that the configuration allows is made at start, so that zeros are seen.
+
+    def _bind_listener(self, listener: ListenerSettings) -> None:
+        self._bind("connections_accepted_total", listener.name)
+        for fate in TokenFate:
+            self._bind("tokens_total", listener.name, fate)
+        for pool_name in {listener.pool, *listener.collections.values()}:
+            for reason in _PLACING:
+                self._bind("connections_placed_total", listener.name, pool_name, reason)
+
+    def _bind_pool(self, pool: PoolSettings) -> None:
+        for cause in RepinCause:
+            self._bind("repinned_total", pool.name, cause)
+        for answer in sorted(ANSWERS):
+            self._bind("negotiations_total", pool.name, answer)
+        for name, series in SERIES.items():
+            if series.kind == "histogram" and series.labels:
+                self._bind(name, pool.name)
+        for host in pool.hosts:
+            for failure in _HOST_CAUSES:
+                self._bind("host_failures_total", pool.name, host.name, failure)
+
+    def _bind(self, name: str, *labels: str) -> Counter | Histogram:
+        family = self._families[name]
+        child = family.labels(*labels) if labels else family
+        self._bound[(name, *labels)] = child
+        return child
+
+    def _bytes_of(self, record: ConnectionRecord) -> _Bytes:
+        key = (record.pool or _OTHER, record.host or _OTHER)
+        return self._ended_bytes.setdefault(key, _Bytes())
+
+    def _count(self, name: str, *labels: str) -> None:
+        child = self._bound.get((name, *labels)) or self._bind(name, *labels)
+        assert isinstance(child, Counter)
+        child.inc()
+
+    def _observe(self, name: str, seconds: float | None, *labels: str) -> None:
+        if seconds is not None:
+            child = self._bound.get((name, *labels)) or self._bind(name, *labels)
+            assert isinstance(child, Histogram)
+            child.observe(seconds)
+
+
+@dataclass(slots=True)
+class _Bytes:
+    """What the connections to one host carried, less what an earlier front has counted."""
+
+    up: int = 0
+    down: int = 0
+
+    def add(self, up: int, down: int) -> None:
+        self.up += up
+        self.down += down
+
+
+class _Live(Collector):
+    """The values of one scrape that stand elsewhere, taken in the loop and written in a thread."""
+
+    def __init__(
+        self,
+        *,
+        hosts: list[tuple[str, str, bool, Will, int]],
+        connections: list[ConnectionRecord],
+        ended_bytes: dict[tuple[str, str], _Bytes],
+        relays: list[RelayState],
+        held: int,
+        store_up: bool,
+        pins: int | None,
+        started_at: float,
+    ) -> None:
+        self._hosts = hosts
+        self._connections = connections
+        self._bytes = ended_bytes
+        self._relays = relays
+        self._single: dict[str, float | None] = {
+            "held_clients": held,
+            "affinity_store_up": store_up,
+            "affinity_pins": pins,
+            "start_time_seconds": started_at,
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        active, up, will = map(_gauge, ("connections_active", "host_up", "host_will"))
+        for pool, host, is_up, wanted, live in self._hosts:
+            active.add_metric((pool, host), live)
+            up.add_metric((pool, host), is_up)
+            for state in Will:
+                will.add_metric((pool, host, state), state is wanted)
+        relay_up, relay_connections = map(_gauge, ("relay_up", "relay_connections"))
+        for relay in self._relays:
+            relay_up.add_metric((str(relay.relay),), relay.up)
+            relay_connections.add_metric((str(relay.relay),), relay.connections)
+        build = _gauge("build_info")
+        build.add_metric((__version__, platform.python_version()), 1)
+        yield from (active, up, will, relay_up, relay_connections, build, self._carried())
+        files = {
+            "open_files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208 (names only)
+            "open_files_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        }
+        for name, value in (self._single | files).items():
+            if value is not None:
+                family = _gauge(name)
+                family.add_metric((), value)
+                yield family
+
+    def _carried(self) -> Metric:
+        # The records may move on while this thread reads them, but bytes only ever grow; the sums
+        # of what has ended were taken in the loop together with the list, so none counts twice.
+        for record in self._connections:
+            key = (record.pool or _OTHER, record.host or _OTHER)
+            self._bytes.setdefault(key, _Bytes()).add(record.bytes_up, record.bytes_down)
+        series = SERIES["bytes_total"]
+        family = CounterMetricFamily(PREFIX + "bytes_total", series.text, labels=series.labels)
+        for (pool, host), carried in self._bytes.items():
+            family.add_metric((pool, host, "up"), max(0, carried.up))
+            family.add_metric((pool, host, "down"), max(0, carried.down))
+        return family
+
+
+def _gauge(name: str) -> GaugeMetricFamily:
+    series = SERIES[name]
+    return GaugeMetricFamily(PREFIX + name, series.text, labels=series.labels)

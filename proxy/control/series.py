@@ -1,0 +1,127 @@
+"""The table of metrics: every series that `proxy.control.metrics` shows, and what it means.
+
+`python -m proxy.control.series` prints it as docs/reference/metrics.md. Conventions are those of
+Prometheus: base units, counters end in `_total`, one 0/1 series for each state.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+PREFIX = "rdp_proxy_"
+
+
+class Series(NamedTuple):
+    """One family: what it is and which labels it has. Histograms have buckets."""
+
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+    buckets: tuple[float, ...] = ()
+
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LIFE_S = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
+
+SERIES: dict[str, Series] = {
+    "connections_accepted_total": Series(
+        "counter", ("listener",), "Client TCP connections accepted."
+    ),
+    "connections_placed_total": Series(
+        "counter",
+        ("listener", "pool", "reason"),
+        "Connections that a session host answered, by the reason why they went there.",
+    ),
+    "connections_ended_total": Series(
+        "counter",
+        ("listener", "phase", "side", "cause"),
+        "Connections ended: how far they had come, who ended them, and why.",
+    ),
+    "tokens_total": Series(
+        "counter", ("listener", "fate"), "Connection Requests, by what became of their token."
+    ),
+    "repinned_total": Series(
+        "counter", ("pool", "cause"), "Connections whose pin could not be followed, by why."
+    ),
+    "pins_moved_total": Series(
+        "counter", ("pool", "cause"), "Pins that changed their host after placement, by why."
+    ),
+    "host_failures_total": Series(
+        "counter",
+        ("pool", "host", "cause"),
+        "Session hosts that refused, reset or stayed silent towards a client.",
+    ),
+    "negotiations_total": Series(
+        "counter",
+        ("pool", "answer"),
+        "Security protocol that hosts selected, or the failure code they gave.",
+    ),
+    "bytes_total": Series(
+        "counter",
+        ("pool", "host", "direction"),
+        "Bytes carried: up is from client to host, down from host to client.",
+    ),
+    "affinity_store_failures_total": Series(
+        "counter", (), "Questions that the affinity store did not answer."
+    ),
+    "connect_seconds": Series(
+        "histogram", ("pool",), "TCP connect to the session host that answered.", _SECONDS
+    ),
+    "placement_seconds": Series(
+        "histogram",
+        ("pool",),
+        "From the complete Connection Request until a host has answered.",
+        _SECONDS,
+    ),
+    "answer_seconds": Series(
+        "histogram", ("pool",), "From the request sent until the host's first byte.", _SECONDS
+    ),
+    "connection_duration_seconds": Series(
+        "histogram", ("pool",), "Life of established connections, taken at their end.", _LIFE_S
+    ),
+    "event_loop_lag_seconds": Series(
+        "histogram", (), "How much later than asked the event loop ran a timer.", _SECONDS
+    ),
+    "connections_active": Series(
+        "gauge", ("pool", "host"), "Connections to a session host now, those being set up included."
+    ),
+    "host_up": Series("gauge", ("pool", "host"), "1 while health calls the session host up."),
+    "host_will": Series(
+        "gauge", ("pool", "host", "will"), "1 for what the operator wants of a host, else 0."
+    ),
+    "held_clients": Series("gauge", (), "Clients that wait because no host of their pool is up."),
+    "affinity_store_up": Series("gauge", (), "1 while the affinity store answers."),
+    "affinity_pins": Series(
+        "gauge", (), "Pins in the affinity table, about; absent while the store does not answer."
+    ),
+    "relay_up": Series("gauge", ("relay",), "1 while the relay process is attached."),
+    "relay_connections": Series("gauge", ("relay",), "Connections in the hands of a relay."),
+    "open_files": Series("gauge", (), "Open files of the front process."),
+    "open_files_limit": Series("gauge", (), "Most files that the front process may open."),
+    "start_time_seconds": Series("gauge", (), "When the front process started, Unix time."),
+    "build_info": Series("gauge", ("version", "python"), "1; what is running."),
+}
+
+
+def reference() -> str:
+    """docs/reference/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "`metrics.bind` serves these at `/metrics`. They hold nothing private: who connected is",
+        "told by the log. Labels are bounded by the configuration.",
+        "",
+        "Made by `python -m proxy.control.series`; do not edit.",
+        "",
+        "| Name | Kind | Labels | Meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, series in SERIES.items():
+        labels = ", ".join(f"`{label}`" for label in series.labels)
+        lines.append(f"| `{PREFIX}{name}` | {series.kind} | {labels} | {series.text} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
