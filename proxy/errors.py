@@ -45,6 +45,7 @@ class Cause(StrEnum):
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
+    TLS_FAILED = "tls_failed"  # a health check found a session host without working TLS
     IDLE = "idle"
     HALF_CLOSE = "half_close"  # the other direction stayed open too long
 

@@ -1,0 +1,318 @@
+"""HealthMonitor: which session hosts are up, by checks and by what clients' connections meet.
+
+Rules:
+
+1. A host counts as up at start: a proxy that restarts must not refuse anybody. Only checks and
+   passive failures turn it. A host whose name has no address is down at once.
+2. `fall` failures in a row turn it down, `rise` passed checks in a row turn it up.
+3. A host that is up is checked every `interval` (10 % more or less, so that hosts do not move in
+   step); one in doubt or down every second. A down host that passes a check is asked again after
+   0.2 s. So it is up within 2 s of its return for any usual `rise`.
+4. Passive failures count like failed checks and bring the next check forward, to one a second at
+   most. Only a refused connection may turn a host by itself: whatever else goes wrong, the client's
+   own bytes may have caused it, and then a check has the last word. Strangers cannot take a farm
+   down by sending what hosts hang up on.
+5. A client's success takes back the failures of other clients, never those of checks.
+6. What fails for want of the proxy's own (file descriptors, ports) says nothing of a host.
+7. Hosts in maintenance are checked too: when the operator gives one back, its state is known.
+
+Work is bounded: one scheduler over a heap of due times, a task only for a probe in flight, and at
+most MAX_IN_FLIGHT of these. `run` is a thin shell around `begin` and `finish`, which hold the rules
+and know no I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from proxy.address import Address
+from proxy.control.probe import PROBES, Probe, ProbeResult
+from proxy.errors import Cause
+from proxy.routing.pool import Host, Pool
+from proxy.settings import HealthCheck, HealthSettings
+
+MAX_IN_FLIGHT = 128  # probes at once, each with a file descriptor
+
+_SPREAD_S = 2.0  # over which the first checks are spread
+_DOUBT_S = 1.0  # between two checks of a host that is down or in doubt
+_CONFIRM_S = 0.2  # between the checks that bring a host back
+_JITTER = 0.1
+
+OnChange = Callable[[Host, bool, Cause | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HostHealth:
+    """Health's opinion of one host.
+
+    Attributes:
+        since_s: how long it has been up or down.
+        passes: passed checks in a row while down.
+        failures: failures in a row, of checks and clients, while up.
+        cause: of the latest failure, while the host is down or in doubt.
+        last: what the latest check found.
+        checked_s: how long ago that was.
+    """
+
+    pool: str
+    host: str
+    address: Address | None
+    up: bool
+    since_s: float
+    passes: int
+    failures: int
+    cause: Cause | None
+    last: ProbeResult | None
+    checked_s: float | None
+
+
+class Watched:
+    """What the monitor keeps of one host."""
+
+    __slots__ = (
+        "cause",
+        "checked_at",
+        "due",
+        "failures",
+        "host",
+        "in_flight",
+        "last",
+        "passes",
+        "settings",
+        "since",
+        "started",
+    )
+
+    def __init__(self, host: Host, settings: HealthSettings, now: float) -> None:
+        self.host = host
+        self.settings = settings
+        self.since = now
+        self.due = math.inf
+        self.started = -math.inf  # of the latest check
+        self.checked_at = now
+        self.in_flight = False
+        self.passes = 0
+        self.failures = 0
+        self.cause: Cause | None = None
+        self.last: ProbeResult | None = None
+
+
+class HealthMonitor:
+    """Checks the hosts of `pools` and keeps `Host.up`.
+
+    Args:
+        on_change: called in the loop each time a host turns, with the cause where it turns down;
+            quick, and never raises.
+        rng: spreads the checks.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        pools: Iterable[Pool],
+        on_change: OnChange,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+        probes: Mapping[HealthCheck, Probe] = PROBES,
+    ) -> None:
+        self._on_change = on_change
+        self._rng = rng
+        self._clock = clock
+        self._probes = probes
+        self._watched: dict[tuple[str, str], Watched] = {}
+        self._heap: list[tuple[float, int, Watched]] = []
+        self._order = itertools.count()
+        self._in_flight = 0
+        self._woken = asyncio.Event()
+        self.watch(pools)
+
+    def watch(self, pools: Iterable[Pool]) -> None:
+        """Watch the hosts of these pools from now on.
+
+        What is known of a host stays where pool, name and configured address are as before.
+        """
+        now = self._clock()
+        before, self._watched = self._watched, {}
+        self._heap.clear()
+        for pool in pools:
+            health = pool.settings.health
+            for host in pool.hosts:
+                watched = before.get((pool.name, host.name))
+                if watched and watched.host.settings.address == host.settings.address:
+                    host.up = watched.host.up
+                    watched.host, watched.settings = host, health
+                else:
+                    watched = Watched(host, health, now)
+                self._watched[pool.name, host.name] = watched
+                if not watched.in_flight:
+                    spread = min(_SPREAD_S, health.interval_s) if host.address else 0.0
+                    self._plan(watched, now + spread * self._rng.random())
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Check until cancelled. Wants an owner, and to run once."""
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                self._woken.clear()
+                for watched in self.begin():
+                    probes.create_task(self._check(watched))
+                try:
+                    async with asyncio.timeout(self.rest_s()):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
+
+    def begin(self) -> list[Watched]:
+        """The hosts to probe now; each counts as in flight until `finish`."""
+        now = self._clock()
+        due: list[Watched] = []
+        while self._in_flight < MAX_IN_FLIGHT and self._heap and self._heap[0][0] <= now:
+            planned, _, watched = heapq.heappop(self._heap)
+            if planned != watched.due:
+                continue  # was planned anew meanwhile
+            watched.due = math.inf
+            watched.started = now
+            if watched.host.address is None:
+                self._nameless(watched, now)
+            else:
+                watched.in_flight = True
+                self._in_flight += 1
+                due.append(watched)
+        return due
+
+    def rest_s(self) -> float | None:
+        """How long nothing is due; None until a probe ends or somebody calls."""
+        if not self._heap or self._in_flight >= MAX_IN_FLIGHT:
+            return None
+        return max(0.0, self._heap[0][0] - self._clock())
+
+    def finish(self, watched: Watched, result: ProbeResult | None) -> None:
+        """Take a probe's result (None: it was broken off) and plan the next."""
+        self._in_flight -= 1
+        watched.in_flight = False
+        self._woken.set()
+        if self._watched.get((watched.host.pool, watched.host.name)) is not watched:
+            return  # no longer configured
+        now = self._clock()
+        if result is not None:
+            watched.last, watched.checked_at = result, now
+            if result.ok:
+                self._passed(watched, now)
+            elif result.cause is not Cause.INTERNAL:
+                self._failed(watched, result.cause, now, turns=True)
+        self._plan(watched, self._next(watched, now))
+
+    def host_failed(self, pool: str, host: str, cause: Cause) -> None:
+        """A client met a host that refused, reset or stayed silent."""
+        watched = self._watched.get((pool, host))
+        if watched is None or cause is Cause.INTERNAL:
+            return
+        self._failed(watched, cause, self._clock(), turns=cause is Cause.REFUSED)
+        self._hurry(watched)
+
+    def host_answered(self, pool: str, host: str) -> None:
+        """A client got an answer from a host."""
+        watched = self._watched.get((pool, host))
+        if watched is None:
+            return
+        if not watched.host.up:
+            self._hurry(watched)
+        elif watched.failures and (watched.last is None or watched.last.ok):
+            watched.failures = 0
+            watched.cause = None
+
+    def snapshot(self) -> list[HostHealth]:
+        """What is known of each host, in the order of the configuration."""
+        now = self._clock()
+        return [
+            HostHealth(
+                pool=watched.host.pool,
+                host=watched.host.name,
+                address=watched.host.address,
+                up=watched.host.up,
+                since_s=now - watched.since,
+                passes=watched.passes,
+                failures=watched.failures,
+                cause=watched.cause,
+                last=watched.last,
+                checked_s=now - watched.checked_at if watched.last else None,
+            )
+            for watched in self._watched.values()
+        ]
+
+    async def _check(self, watched: Watched) -> None:
+        host, health = watched.host, watched.settings
+        result: ProbeResult | None = None
+        try:
+            if host.address is not None:
+                # A host that is off swallows the SYN, and systems repeat it ever more slowly: for
+                # one that is down, the next probe's SYN is the better repetition.
+                connect_s = health.timeout_s if host.up else min(_DOUBT_S, health.timeout_s)
+                probe = self._probes[health.check]
+                result = await probe(host.address, health.timeout_s, connect_s)
+        finally:
+            self.finish(watched, result)
+
+    def _nameless(self, watched: Watched, now: float) -> None:
+        detail = f"{watched.host.settings.address.host} has no address"
+        watched.last = ProbeResult(False, Cause.UNREACHABLE, detail, 0.0)
+        watched.checked_at = now
+        watched.passes = 0
+        watched.cause = Cause.UNREACHABLE
+        if watched.host.up:
+            self._turn(watched, up=False, now=now)
+        self._plan(watched, self._next(watched, now))
+
+    def _passed(self, watched: Watched, now: float) -> None:
+        if watched.host.up:
+            watched.failures = 0
+            watched.cause = None
+            return
+        watched.passes += 1
+        if watched.passes >= watched.settings.rise:
+            watched.cause = None
+            self._turn(watched, up=True, now=now)
+
+    def _failed(self, watched: Watched, cause: Cause | None, now: float, *, turns: bool) -> None:
+        watched.passes = 0
+        watched.cause = cause
+        if watched.host.up:
+            watched.failures += 1
+            if turns and watched.failures >= watched.settings.fall:
+                self._turn(watched, up=False, now=now)
+
+    def _turn(self, watched: Watched, *, up: bool, now: float) -> None:
+        watched.host.up = up
+        watched.since = now
+        watched.passes = watched.failures = 0
+        self._on_change(watched.host, up, watched.cause)
+
+    def _next(self, watched: Watched, now: float) -> float:
+        interval = watched.settings.interval_s
+        if not watched.host.up and watched.passes:
+            return now + min(_CONFIRM_S, interval)
+        if not watched.host.up or watched.failures:
+            interval = min(_DOUBT_S, interval)
+        jitter = self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+        return max(now, watched.started + interval * jitter)
+
+    def _hurry(self, watched: Watched) -> None:
+        """Bring the next check forward, to one a second at most."""
+        if watched.in_flight:
+            return  # what it finds decides when the next one is due
+        due = max(self._clock(), watched.started + _DOUBT_S)
+        if due < watched.due:
+            self._plan(watched, due)
+            self._woken.set()
+
+    def _plan(self, watched: Watched, due: float) -> None:
+        watched.due = due
+        heapq.heappush(self._heap, (due, next(self._order), watched))

@@ -1,0 +1,240 @@
+"""Probes: one short visit to a session host that asks whether it is alive.
+
+    tcp     connect and close
+    x224    also send a Connection Request, as a client does, and read the Connection Confirm
+    tls     also begin TLS on that connection and read the host's certificate
+
+Each offers SSL and HYBRID: a host that insists on NLA refuses plain SSL, yet shows its certificate
+before any credentials are asked for. No cookie is sent, so no host takes the visit for a user.
+
+Laws: a probe never raises (cancellation apart); what went wrong is its result. One deadline spans
+the whole visit. A Connection Confirm that refuses to negotiate comes from a host that lives, so
+x224 passes; tls does not, since it asks for the TLS that clients will need. A want of the proxy's
+own, such as file descriptors, is INTERNAL and says nothing of the host.
+
+TLS runs over memory buffers on the raw socket, the same on every event loop, and takes whatever the
+host has to offer: TLS 1.0 and its ciphers are what Windows Server 2008 R2 speaks, and nothing
+secret is ever sent. Certificates are self-signed by default, so they are read and not judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import math
+import socket
+import ssl
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from proxy import sockets
+from proxy.address import Address
+from proxy.errors import Cause, WireError
+from proxy.settings import HealthCheck
+from proxy.wire.incomplete import Incomplete
+from proxy.wire.x224 import (
+    ConnectionConfirm,
+    NegotiationFailure,
+    NegotiationResponse,
+    encode_connection_request,
+    parse_connection_confirm,
+)
+
+_GOODBYE_S = 0.25  # for the host's last words, so that the close is an end and not a reset
+_READ_BYTES = 16384
+_OWN_WANT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one probe found.
+
+    Attributes:
+        cause: why it failed; None where it is `ok`.
+        detail: the same for a human reader, one line.
+        seconds: from the start to the verdict.
+        answer: what the host's Connection Confirm negotiated, if it got so far.
+        certificate: what the host showed in TLS, DER.
+    """
+
+    ok: bool
+    cause: Cause | None
+    detail: str
+    seconds: float
+    answer: NegotiationResponse | NegotiationFailure | None = None
+    certificate: bytes | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the certificate as hexadecimal text."""
+        return hashlib.sha256(self.certificate).hexdigest() if self.certificate else None
+
+
+class Probe(Protocol):
+    """A visit to a numeric `address` that takes at most `timeout_s`.
+
+    Of these the TCP connection may take `connect_s`.
+    """
+
+    async def __call__(
+        self, address: Address, timeout_s: float, connect_s: float = math.inf
+    ) -> ProbeResult: ...
+
+
+async def probe_tcp(address: Address, timeout_s: float, connect_s: float = math.inf) -> ProbeResult:
+    """Connect and close."""
+    return await _visit(address, timeout_s, connect_s, _listen_only)
+
+
+async def probe_x224(
+    address: Address, timeout_s: float, connect_s: float = math.inf
+) -> ProbeResult:
+    """Exchange Connection Request and Connection Confirm."""
+    return await _visit(address, timeout_s, connect_s, _negotiate)
+
+
+async def probe_tls(address: Address, timeout_s: float, connect_s: float = math.inf) -> ProbeResult:
+    """Negotiate, then begin TLS and read the certificate."""
+    return await _visit(address, timeout_s, connect_s, _read_certificate)
+
+
+PROBES: Mapping[HealthCheck, Probe] = {
+    HealthCheck.TCP: probe_tcp,
+    HealthCheck.X224: probe_x224,
+    HealthCheck.TLS: probe_tls,
+}
+
+
+class _Heard(NamedTuple):
+    """What a host said, and what is wrong with it."""
+
+    answer: NegotiationResponse | NegotiationFailure | None = None
+    certificate: bytes | None = None
+    cause: Cause | None = None
+    detail: str = ""
+
+
+async def _visit(
+    address: Address,
+    timeout_s: float,
+    connect_s: float,
+    talk: Callable[[socket.socket], Awaitable[_Heard]],
+) -> ProbeResult:
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    sock: socket.socket | None = None
+    try:
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(min(connect_s, timeout_s)):
+                    sock = await sockets.connect(address)
+                heard = await talk(sock)
+        except WireError as error:
+            heard = _Heard(cause=error.cause, detail=str(error))
+        except OSError as error:
+            step = "no connection" if sock is None else "no answer"
+            heard = _Heard(cause=_cause(error), detail=f"{step}: {error or type(error).__name__}")
+        seconds = clock() - began
+        if sock is not None and heard.certificate is not None:
+            await _say_goodbye(sock, min(_GOODBYE_S, timeout_s - seconds))
+    finally:
+        if sock is not None:
+            sock.close()
+    return ProbeResult(
+        heard.cause is None, heard.cause, heard.detail, seconds, heard.answer, heard.certificate
+    )
+
+
+async def _listen_only(_: socket.socket) -> _Heard:
+    return _Heard()
+
+
+async def _negotiate(sock: socket.socket) -> _Heard:
+    await sockets.send(sock, encode_connection_request())
+    data = b""
+    confirm: ConnectionConfirm | Incomplete = parse_connection_confirm(data)
+    while isinstance(confirm, Incomplete):
+        piece = await sockets.receive(sock, confirm.missing)
+        if not piece:
+            return _Heard(cause=Cause.CLOSED, detail=f"closed after {len(data)} bytes of an answer")
+        data += piece
+        confirm = parse_connection_confirm(data)
+    return _Heard(confirm.negotiation)
+
+
+async def _read_certificate(sock: socket.socket) -> _Heard:
+    heard = await _negotiate(sock)
+    if heard.cause is not None:
+        return heard
+    answer = heard.answer
+    if not isinstance(answer, NegotiationResponse) or answer.selected_protocol == 0:
+        return _Heard(answer, None, Cause.TLS_FAILED, "the host does not agree to TLS")
+    try:
+        return _Heard(answer, await _begin_tls(sock))
+    except ssl.SSLError as error:
+        return _Heard(answer, None, Cause.TLS_FAILED, f"TLS: {error.reason or error}")
+
+
+async def _begin_tls(sock: socket.socket) -> bytes | None:
+    """Become a TLS client on the connection, read the certificate (DER), take leave."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = _ANY_TLS.wrap_bio(incoming, outgoing)
+    done = False
+    while not done:
+        try:
+            tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            pass
+        await sockets.send(sock, outgoing.read())
+        if not done:
+            data = await sockets.receive(sock, _READ_BYTES)
+            if data:
+                incoming.write(data)
+            else:
+                incoming.write_eof()
+    certificate = tls.getpeercert(binary_form=True)
+    with contextlib.suppress(OSError):  # it wants the host's close_notify too, which may wait
+        tls.unwrap()
+    with contextlib.suppress(OSError):  # the host may be gone: the certificate was seen
+        await sockets.send(sock, outgoing.read())
+    return certificate
+
+
+async def _say_goodbye(sock: socket.socket, at_most_s: float) -> None:
+    """End our direction and read what is under way: closing with unread bytes would be a reset."""
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(at_most_s):
+            sock.shutdown(socket.SHUT_WR)
+            while await sockets.receive(sock, _READ_BYTES):
+                pass
+
+
+def _cause(error: OSError) -> Cause:
+    match error:
+        case TimeoutError():
+            return Cause.TIMEOUT
+        case ConnectionRefusedError():
+            return Cause.REFUSED
+        case ConnectionResetError() | BrokenPipeError():
+            return Cause.RESET
+        case _:
+            return Cause.INTERNAL if error.errno in _OWN_WANT else Cause.UNREACHABLE
+
+
+def _any_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():  # old versions are deprecated, and meant
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    return context
+
+
+_ANY_TLS = _any_tls()
