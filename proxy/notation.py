@@ -38,7 +38,8 @@ class Rate:
     per_s: float
 
     def __str__(self) -> str:
-        return f"{self.count}/{duration_text(self.per_s).removeprefix('1')}"
+        unit = next((unit for unit, unit_s in _UNIT_S.items() if unit_s == self.per_s), None)
+        return f"{self.count}/{unit or duration_text(self.per_s)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,11 @@ def duration(least_s: float, most_s: float = 3650 * 86400.0, word: str | None = 
 
 
 def duration_text(seconds: float) -> str:
-    """A time in the largest unit that leaves a whole number."""
-    unit = next((u for u in ("d", "h", "m", "s") if seconds and seconds % _UNIT_S[u] == 0), "ms")
-    return f"{seconds / _UNIT_S[unit]:.12g}{unit}" if seconds else "0s"
+    """A time as people write it: in the largest unit, up to hours, that leaves two at least."""
+    for unit in ("h", "m", "s"):
+        if seconds % _UNIT_S[unit] == 0 and seconds >= 2 * _UNIT_S[unit]:
+            return f"{seconds / _UNIT_S[unit]:.0f}{unit}"
+    return f"{seconds * 1000:.12g}ms" if seconds % 1 else f"{seconds:.0f}s"
 
 
 def _quiet(read: Callable[[Any], object]) -> Callable[[Any], object]:

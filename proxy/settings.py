@@ -348,7 +348,7 @@ class LimitSettings(Section):
 
 
 class LogSettings(Section):
-    """The log, on standard error."""
+    """What is logged, and how."""
 
     level: LogLevel = LogLevel.INFO
     """`debug`, `info`, `warning` or `error`."""

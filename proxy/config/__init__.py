@@ -7,93 +7,10 @@
 
 Stages: bytes -> nodes with places (`document`) -> settings (pydantic) and the rules across
 sections (`checks`), both of which blame a place -> problems in plain words (`messages`).
+`proxy.config.reference` writes docs/reference/configuration.md.
 """
 
-from __future__ import annotations
+from proxy.config.loading import load, loads, warnings
+from proxy.config.shape import schema
 
-import os
-from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
-
-from proxy.address import Address
-from proxy.config import checks, document, messages
-from proxy.config.document import DocumentError, Fault
-from proxy.errors import ConfigError, Problem
-from proxy.settings import Settings
-
-
-def load(path: str | os.PathLike[str]) -> Settings:
-    """Read a configuration file.
-
-    Raises:
-        ConfigError: the file cannot be read or used; it carries every problem, in file order.
-    """
-    name = os.fspath(path)
-    try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        message = f"the file cannot be read: {reason}"
-        raise ConfigError([Problem(name, 1, 1, message)]) from None
-    try:
-        text = document.decode(data)
-    except DocumentError as refused:
-        raise ConfigError([_problem(name, refused.fault)]) from None
-    return loads(text, name)
-
-
-def loads(text: str, name: str = "<text>") -> Settings:
-    """Read a configuration from its text; `name` stands for the file in problems.
-
-    Raises:
-        ConfigError: with every problem, in file order.
-    """
-    try:
-        root = document.read(text)
-    except DocumentError as refused:
-        raise ConfigError([_problem(name, refused.fault)]) from None
-    faults = list(checks.faults(root))
-    settings: Settings | None = None
-    try:
-        settings = Settings.model_validate(root.tree(), by_alias=True, by_name=False)
-    except ValidationError as error:
-        faults += messages.faults(error.errors(include_url=False), root)
-    if faults or settings is None:
-        raise ConfigError([_problem(name, fault) for fault in sorted(set(faults))])
-    return settings
-
-
-def warnings(settings: Settings) -> list[str]:
-    """What the file allows and its author hardly means, one sentence each."""
-    found = []
-    used = {
-        name
-        for listener in settings.listeners
-        for name in (listener.pool, *listener.collections.values())
-    }
-    for pool in settings.pools:
-        if pool.name not in used:
-            found.append(f"pool {pool.name!r}: no listener leads to it")
-        if all(host.weight == 0 for host in pool.hosts):
-            found.append(f"pool {pool.name!r}: all weights are 0, new clients find no host")
-    bind = settings.admin.bind
-    if isinstance(bind, Address) and not _is_loopback(bind):
-        found.append(f"admin.bind: {bind} shows clients' addresses to whoever reaches it")
-    return found
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the configuration file."""
-    from proxy.config import reference  # a running proxy has no use for it
-
-    return reference.schema()
-
-
-def _is_loopback(address: Address) -> bool:
-    return address.host == "::1" or address.host.startswith("127.")
-
-
-def _problem(name: str, fault: Fault) -> Problem:
-    return Problem(name, fault.place.line, fault.place.column, fault.message)
+__all__ = ["load", "loads", "schema", "warnings"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
 from proxy.config.document import Fault, Loc, Node
+from proxy.config.shape import keys_of, walk
 from proxy.notation import shown
-from proxy.settings import Section, Settings
 
 
 def faults(errors: Iterable[ErrorDetails], root: Node) -> Iterator[Fault]:
@@ -63,43 +63,14 @@ def did_you_mean(word: object, options: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def section_at(loc: Loc) -> type[Section] | None:
-    """The section that stands at a place of the tree, None where it is no section."""
-    section: type[Section] = Settings
-    for step in loc:
-        if isinstance(step, int):
-            continue
-        inner = next((child for key, child in sections_of(section) if key == step), None)
-        if inner is None:
-            return None
-        section = inner
-    return section
-
-
-def sections_of(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
-    """The keys of a section that hold sections, alone or in a list, with what they hold."""
-    for field in section.model_fields.values():
-        kinds = [field.annotation, *get_args(field.annotation)]
-        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
-        if inner:
-            yield str(field.alias), inner[0]
-
-
-def homes(key: str, section: type[Section] = Settings, path: str = "") -> Iterator[str]:
-    """The sections that know a key, as dotted paths."""
-    if any(field.alias == key for field in section.model_fields.values()):
-        yield path
-    for name, inner in sections_of(section):
-        yield from homes(key, inner, f"{path}.{name}" if path else name)
-
-
 def _unknown_key(loc: Loc) -> str:
     key = str(loc[-1])
-    section = section_at(loc[:-1]) or Settings
-    meant = did_you_mean(key, [str(field.alias) for field in section.model_fields.values()])
-    elsewhere = list(homes(key))
-    if not meant and len(elsewhere) == 1:
-        meant = f"; it belongs into `{elsewhere[0]}`" if elsewhere[0] else "; it has no indentation"
+    sections = dict(walk())
+    here = ".".join(step for step in loc[:-1] if isinstance(step, str))
+    meant = did_you_mean(key, keys_of(sections[here]))
+    homes = [f"`{path}`" for path, section in sections.items() if key in keys_of(section)]
+    if not meant and len(homes) == 1:
+        meant = f"; its place is {homes[0] if homes != ['``'] else 'the top level'}"
     return f"unknown key {key!r}{_inside(loc[:-1])}{meant}"
 
 

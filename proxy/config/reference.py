@@ -1,6 +1,6 @@
-"""Reference: what the file may say, for editors (JSON Schema) and for readers (Markdown).
+"""Reference: what the file may say, as a Markdown page for readers.
 
-Both are made of the settings themselves, so they cannot tell another story. After a change:
+It is made of the settings themselves, so it cannot tell another story. After a change of them:
 
     python -m proxy.config.reference > docs/reference/configuration.md
 """
@@ -8,11 +8,9 @@ Both are made of the settings themselves, so they cannot tell another story. Aft
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
 
-from proxy.config.messages import sections_of
-from proxy.settings import Section, Settings
+from proxy.config.shape import defaults, sections_of, walk
+from proxy.settings import Section
 
 _INTRODUCTION = """\
 # Configuration reference
@@ -30,41 +28,13 @@ One YAML file in UTF-8. `rdp-proxy check FILE` names every problem with its line
 """
 
 
-def schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the configuration file."""
-    made = Settings.model_json_schema(by_alias=True, mode="validation")
-    for path, section in walk():
-        home = made["$defs"][section.__name__] if path else made
-        for key, default in defaults(section).items():
-            home["properties"][key]["default"] = default
-    head = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Configuration of rdp-proxy",
-    }
-    return head | {key: value for key, value in made.items() if key != "title"}
-
-
-def walk(section: type[Section] = Settings, path: str = "") -> Iterator[tuple[str, type[Section]]]:
-    """All sections in the order of the file, each with its dotted path."""
-    yield path, section
-    for key, inner in sections_of(section):
-        yield from walk(inner, f"{path}.{key}" if path else key)
-
-
-def defaults(section: type[Section]) -> dict[str, Any]:
-    """The default of each key that has one, as the file would have it."""
-    optional = {name for name, field in section.model_fields.items() if not field.is_required()}
-    bare = section.model_construct()
-    return bare.model_dump(mode="json", by_alias=True, include=optional)
-
-
 def markdown() -> str:
     """The reference for readers: one table for each section."""
     return "\n".join([_INTRODUCTION, *(_table(path, section) for path, section in walk() if path)])
 
 
 def _table(path: str, section: type[Section]) -> str:
-    inner = dict(sections_of(section))
+    inner = sections_of(section)
     known = defaults(section)
     lines = [
         f"## `{path}`\n",
