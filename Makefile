@@ -9,6 +9,7 @@ LOOP ?= uvloop
 BIN := .venv/bin
 READY := .venv/.ready-$(notdir $(PYTHON))
 STAGE := scripts/stage
+UNIT := tests/unit tests/fuzz tests/test_house.py
 
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := freerdp2-x11 iproute2 openssl rdesktop xauth xrdp xvfb
@@ -31,7 +32,7 @@ check: setup  ## format, lint, types, floors and unit tests, under a minute
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -q --loop $(LOOP) tests/unit tests/test_house.py
+	$(BIN)/pytest -q --loop $(LOOP) $(UNIT)
 
 test:  ## what CI runs: everything below, with a time budget for each stage
 	@$(STAGE) setup 240 $(MAKE) setup packages
@@ -44,7 +45,7 @@ test:  ## what CI runs: everything below, with a time budget for each stage
 	@$(STAGE) demo 60 $(MAKE) demo
 
 unit: setup  ## unit tests on asyncio and on uvloop, with the coverage gates
-	$(BIN)/pytest -q --loop both --cov --cov-context=test --cov-report= tests/unit tests/test_house.py
+	$(BIN)/pytest -q --loop both --cov --cov-context=test --cov-report= $(UNIT)
 	$(BIN)/python scripts/own_coverage.py proxy/wire proxy/routing
 
 integration: setup  ## the running product on loopback
@@ -63,7 +64,7 @@ run: setup  ## run the proxy: make run CONFIG=my.yaml
 	$(BIN)/rdp-proxy run --config $(CONFIG)
 
 fuzz: setup  ## throw mutated messages at the parsers for T seconds
-	$(BIN)/python -m tests.fuzz --seconds $(T)
+	$(BIN)/python -m tests.fuzz.fuzz_wire $(T)
 
 format: setup  ## rewrite the sources in the house's format
 	$(BIN)/ruff check --fix-only .
