@@ -184,13 +184,12 @@ def encode_connection_confirm(
     negotiation: NegotiationResponse | NegotiationFailure | None = None,
 ) -> bytes:
     """Build a Connection Confirm as Windows does (source reference 0x1234)."""
-    match negotiation:
-        case NegotiationResponse(flags, protocol):
-            body = bytes((2, flags, 8, 0)) + protocol.to_bytes(4, "little")
-        case NegotiationFailure(code):
-            body = b"\x03\x00\x08\x00" + code.to_bytes(4, "little")
-        case None:
-            body = b""
+    body = b""
+    if isinstance(negotiation, NegotiationResponse):
+        flags, protocol = negotiation
+        body = bytes((2, flags, 8, 0)) + protocol.to_bytes(4, "little")
+    elif isinstance(negotiation, NegotiationFailure):
+        body = b"\x03\x00\x08\x00" + negotiation.code.to_bytes(4, "little")
     return _frame(_CONNECTION_CONFIRM, 0x1234, body)
 
 

@@ -36,7 +36,8 @@ _V6 = Address("2001:db8::1", 50000), Address("2001:db8::2", 3389)
 _WORDS = (
     b"\r\n", b"\r", b"\0", b"\xff", b".", b" ", b"Cookie:", b"msts=", b"mstshash=", b"tsv://",
     b".1.", b"mth://", b"PROXY ", b"TCP4", b"TCP6", b"UNKNOWN", b"0", b"65535", b"4294967295",
-    b"::", b"%1", b"\x01\x08\x08\x00\x03\x00\x00\x00", b"\x06\x00\x24\x00", b"\x03\x00\x04", b"\xff\xff",
+    b"::", b"%1", b"\x01\x08\x08\x00\x03\x00\x00\x00", b"\x06\x00\x24\x00", b"\x03\x00\x04",
+    b"\xff\xff",
 )  # fmt: skip
 
 SEEDS: dict[str, list[bytes]] = {
