@@ -1,0 +1,216 @@
+"""The operator's view, read-only: hosts, connections and pins as JSON.
+
+    GET /v1/hosts
+    GET /v1/connections?client=&host=&pool=&limit=
+    GET /v1/pins?pool=&client=&limit=
+
+It shows who is connected, names included, so it is served on a unix socket that its owner alone
+may use, or at an address that is best guarded by a bearer token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.affinity.store import Pin, PinKey
+from proxy.control.http import Answer, Handler, Request, json_answer
+from proxy.errors import StoreError
+from proxy.routing.key import IPAddress, normal_user
+from proxy.routing.pool import Host
+from proxy.server.record import ConnectionRecord
+
+DEFAULT_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AdminViews:
+    """Where the view is read, at each request, in the event loop.
+
+    Attributes:
+        connections: the established ones.
+        pins: of one pool or of all; may raise StoreError.
+        wall: seconds since the epoch.
+    """
+
+    hosts: Callable[[], Iterable[Host]]
+    connections: Callable[[], Iterable[ConnectionRecord]]
+    pins: Callable[[str | None], AsyncIterator[tuple[PinKey, Pin]]]
+    wall: Callable[[], float]
+
+
+def admin_routes(views: AdminViews, bearer: str | None = None) -> dict[str, Handler]:
+    """The routes of the admin endpoint; with `bearer`, each call must bring that token."""
+    routes: dict[str, Handler] = {
+        "/v1/hosts": lambda request: _hosts(views, request),
+        "/v1/connections": lambda request: _connections(views, request),
+        "/v1/pins": lambda request: _pins(views, request),
+    }
+    return {path: _guarded(handler, bearer) for path, handler in routes.items()}
+
+
+def read_bearer(path: Path) -> str:
+    """The token in `path`.
+
+    Raises:
+        OSError: it cannot be read, or is empty (which would let everybody in).
+    """
+    token = path.read_text("utf-8").strip()
+    if not token:
+        raise OSError(f"{path} is empty: a bearer token is wanted there")
+    return token
+
+
+class _QueryError(ValueError):
+    """A parameter that means nothing."""
+
+
+def _guarded(handler: Handler, bearer: str | None) -> Handler:
+    async def handle(request: Request) -> Answer:
+        if bearer is not None and not _brings(request, bearer):
+            body = b'{"error": "a bearer token is needed"}\n'
+            return Answer(body, 401, headers={"WWW-Authenticate": "Bearer"})
+        try:
+            return await handler(request)
+        except _QueryError as error:
+            return json_answer({"error": str(error)}, 400)
+        except StoreError as error:
+            return json_answer({"error": f"the affinity store does not answer ({error})"}, 503)
+
+    return handle
+
+
+def _brings(request: Request, bearer: str) -> bool:
+    scheme, _, token = (request.authorization or "").partition(" ")
+    matches = hmac.compare_digest(
+        token.strip().encode("utf-8", "replace"), bearer.encode("utf-8", "replace")
+    )
+    return scheme.lower() == "bearer" and matches
+
+
+async def _hosts(views: AdminViews, request: Request) -> Answer:
+    _known(request.query)
+    hosts = [
+        {
+            "pool": host.pool,
+            "host": host.name,
+            "address": str(host.address) if host.address else str(host.settings.address),
+            "up": host.up,
+            "will": host.will,
+            "weight": host.weight,
+            "connections": host.live,
+        }
+        for host in views.hosts()
+    ]
+    return json_answer({"hosts": hosts})
+
+
+async def _connections(views: AdminViews, request: Request) -> Answer:
+    query = request.query
+    _known(query, "client", "host", "pool", "limit")
+    limit = _limit(query)
+    client = _client(query)
+    found = []
+    total = 0
+    for record in views.connections():
+        if query.get("pool", record.pool) != record.pool:
+            continue
+        if query.get("host", record.host) != record.host:
+            continue
+        if client is not None and not _is_client(client, record):
+            continue
+        total += 1
+        if total <= limit:
+            found.append(_connection(record, views.wall()))
+    return json_answer({"connections": found, "total": total})
+
+
+def _connection(record: ConnectionRecord, now: float) -> dict[str, object]:
+    return {
+        "id": record.id,
+        "listener": record.listener,
+        "client": str(record.client),
+        "user": record.user,
+        "pool": record.pool,
+        "host": record.host,
+        "host_address": str(record.host_address) if record.host_address else None,
+        "proxy_address": str(record.proxy_address) if record.proxy_address else None,
+        "reason": record.reason,
+        "token_fate": record.fate,
+        "token": record.token,
+        "correlation_id": record.correlation_id,
+        "answer": record.answer,
+        "relay": record.relay,
+        "bytes_up": record.bytes_up,
+        "bytes_down": record.bytes_down,
+        "duration_s": round(max(0.0, now - record.accepted_at), 3),
+    }
+
+
+async def _pins(views: AdminViews, request: Request) -> Answer:
+    query = request.query
+    _known(query, "client", "pool", "limit")
+    limit = _limit(query)
+    client = _client(query)
+    found: list[dict[str, object]] = []
+    more = False
+    async for key, pin in views.pins(query.get("pool")):
+        if client is not None and not _is_key(client, key.key):
+            continue
+        if len(found) == limit:
+            more = True
+            break
+        now = views.wall()
+        found.append(
+            {
+                "pool": key.pool,
+                "key": key.key,
+                "host": pin.host,
+                "expires_in_s": round(pin.expires_at - now, 3),
+                "touched_s_ago": round(now - pin.touched_at, 3),
+            }
+        )
+    return json_answer({"pins": found, "more": more})
+
+
+def _known(query: Mapping[str, str], *names: str) -> None:
+    for name in query:
+        if name not in names:
+            allowed = ", ".join(names) or "none"
+            raise _QueryError(f"unknown parameter {name!r}; there are: {allowed}")
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit", str(DEFAULT_LIMIT))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise _QueryError(f"limit is a whole number, not {text!r}")
+    return int(text)
+
+
+def _client(query: Mapping[str, str]) -> IPAddress | str | None:
+    """Whom to look for: an IP address, else a user's name."""
+    text = query.get("client")
+    if text is None:
+        return None
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return normal_user(text)
+
+
+def _is_client(client: IPAddress | str, record: ConnectionRecord) -> bool:
+    if isinstance(client, str):
+        return client == normal_user(record.user)
+    return str(client) == record.client.host
+
+
+def _is_key(client: IPAddress | str, key: str) -> bool:
+    """Whether an affinity key (see `routing.key`) speaks of this client."""
+    source, _, user = key.partition("user:")
+    if isinstance(client, str):
+        return client in (user, key.casefold())
+    network = source.strip().removeprefix("source:")
+    return bool(network) and client in ipaddress.ip_network(network, strict=False)
