@@ -15,10 +15,11 @@ import ipaddress
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from proxy.affinity.store import Pin, PinKey
 from proxy.control.http import Answer, Handler, Request, json_answer
-from proxy.errors import StoreError
+from proxy.errors import Cause, StoreError
 from proxy.routing.key import IPAddress, normal_user
 from proxy.routing.pool import Host
 from proxy.server.record import ConnectionRecord
@@ -26,16 +27,35 @@ from proxy.server.record import ConnectionRecord
 DEFAULT_LIMIT = 1000
 
 
+class HealthView(Protocol):
+    """What health thinks of one host; `health.HostHealth` is one."""
+
+    @property
+    def pool(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def since_s(self) -> float: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def cause(self) -> Cause | None: ...
+    @property
+    def checked_s(self) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class AdminViews:
     """Where the view is read, at each request, in the event loop.
 
     Attributes:
+        health: of the hosts that are checked.
         connections: the established ones.
         pins: of one pool or of all; may raise StoreError.
         wall: seconds since the epoch.
     """
 
+    health: Callable[[], Iterable[HealthView]]
     hosts: Callable[[], Iterable[Host]]
     connections: Callable[[], Iterable[ConnectionRecord]]
     pins: Callable[[str | None], AsyncIterator[tuple[PinKey, Pin]]]
@@ -93,19 +113,26 @@ def _brings(request: Request, bearer: str) -> bool:
 
 async def _hosts(views: AdminViews, request: Request) -> Answer:
     _known(request.query)
-    hosts = [
-        {
-            "pool": host.pool,
-            "host": host.name,
-            "address": str(host.address) if host.address else str(host.settings.address),
-            "up": host.up,
-            "will": host.will,
-            "weight": host.weight,
-            "connections": host.live,
-        }
-        for host in views.hosts()
-    ]
+    health = {(known.pool, known.host): known for known in views.health()}
+    hosts = [_host(host, health.get((host.pool, host.name))) for host in views.hosts()]
     return json_answer({"hosts": hosts})
+
+
+def _host(host: Host, health: HealthView | None) -> dict[str, object]:
+    checked_s = health.checked_s if health else None
+    return {
+        "pool": host.pool,
+        "host": host.name,
+        "address": str(host.address or host.settings.address),
+        "up": host.up,
+        "will": host.will,
+        "weight": host.weight,
+        "connections": host.live,
+        "since_s": round(health.since_s, 3) if health else None,
+        "failures": health.failures if health else None,
+        "cause": health.cause if health else None,
+        "checked_s_ago": None if checked_s is None else round(checked_s, 3),
+    }
 
 
 async def _connections(views: AdminViews, request: Request) -> Answer:

@@ -13,7 +13,7 @@ Laws:
 - No flood: of connections that came to nothing, `BURST` lines a second for each cause, then one
   line with the number of the others. Established connections are always logged.
 - A user name leaves this module only as `log.users` says. The keyed hash is the same over restarts
-  and on each line, so that an operator who knows a name can search for it (`UserNames`).
+  and on each line, so that an operator who knows a name can search for it (`names.UserNames`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import json
 import logging
 import queue
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Self, TextIO
 
-from proxy.control.names import UserNames
 from proxy.errors import Cause
 from proxy.routing.model import TokenFate
 from proxy.server.record import ConnectionRecord, Phase
@@ -153,11 +152,14 @@ class ConnectionLog:
 
     def __init__(
         self,
-        names: UserNames,
+        user_fields: Callable[[str | None], Mapping[str, str]],
         later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
-        """`later` runs something after so many seconds; the running loop's timer by default."""
-        self._names = names
+        """`user_fields` says how a user's name may stand in a line (`names.UserNames`).
+
+        `later` runs something after so many seconds; the running loop's timer by default.
+        """
+        self._user_fields = user_fields
         self._later = later
         self._burst: dict[Cause, int] = {}
 
@@ -221,7 +223,7 @@ class ConnectionLog:
             "listener": record.listener,
             "client": str(record.client),
             "peer": str(record.peer) if record.peer != record.client else None,
-            **self._names.fields(record.user),
+            **self._user_fields(record.user),
             "reason": record.reason,
             "repin_cause": record.repin_cause,
             "token_fate": record.fate if has_token else None,

@@ -27,7 +27,7 @@ class UserNames:
         self._mode = mode
         self._key = key
 
-    def fields(self, user: str | None) -> dict[str, str]:
+    def __call__(self, user: str | None) -> dict[str, str]:
         """`user` as it is, `user_hash`, or nothing."""
         if self._mode is LogUsers.OMIT or normal_user(user) is None or user is None:
             return {}
