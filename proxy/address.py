@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import NamedTuple
+
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?\.?", re.IGNORECASE | re.ASCII)
+_ENDS_IN_NUMBER = re.compile(r"(.*\.)?[0-9]+\.?", re.ASCII)
 
 
 class Address(NamedTuple):
@@ -24,34 +28,16 @@ class Address(NamedTuple):
             ValueError: the text is not an address; the message says what is missing.
         """
         text = text.strip()
-        if text.startswith("["):
-            host, bracket, rest = text[1:].partition("]")
-            if not bracket:
-                raise ValueError(f"{text!r} lacks the closing bracket of an IPv6 address")
-            if not _is_ip(host, 6):
-                raise ValueError(f"{host!r} is not an IPv6 address")
-            port_text = rest[1:] if rest.startswith(":") else ""
-            if rest and not port_text:
-                raise ValueError(f"{text!r} has {rest!r} where ':port' is expected")
-        elif text.count(":") > 1:
-            if default_port is None or not _is_ip(text, 6):
-                raise ValueError(f"write an IPv6 address in brackets, [{text}]:3389")
-            host, port_text = text, ""
-        else:
-            host, _, port_text = text.partition(":")
-        if not host:
-            raise ValueError(f"{text!r} names no host")
-        if port_text:
-            if not (port_text.isascii() and port_text.isdigit()):
-                raise ValueError(f"{port_text!r} is not a port number")
-            port = int(port_text)
-        elif default_port is not None:
-            port = default_port
-        else:
-            raise ValueError(f"{text!r} lacks a port, as in {text}:3389")
-        if not 0 <= port <= 65535:
-            raise ValueError(f"port {port} is not between 0 and 65535")
-        return cls(canonical_host(host), port)
+        host, port_text = _split(text)
+        if port_text is None:
+            if default_port is None:
+                raise ValueError(f"{text!r} lacks a port, as in {cls(host, 3389)}")
+            return cls(canonical_host(host), default_port)
+        if not (port_text.isascii() and port_text.isdigit()):
+            raise ValueError(f"{port_text!r} is not a port number")
+        if len(port_text) > 5 or int(port_text) > 65535:
+            raise ValueError(f"port {port_text} is not between 0 and 65535")
+        return cls(canonical_host(host), int(port_text))
 
     @property
     def is_ip(self) -> bool:
@@ -60,6 +46,39 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Host and port as they are written; no port where the text has none."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket:
+            raise ValueError(f"{text!r} lacks the closing bracket of an IPv6 address")
+        if not _is_ip(host, 6):
+            raise ValueError(f"{host!r} is not an IPv6 address")
+        if rest and (rest[0] != ":" or rest == ":"):
+            raise ValueError(f"{text!r} has {rest!r} where ':port' is expected")
+        return host, rest[1:] or None
+    if text.count(":") > 1:
+        if not _is_ip(text, 6):
+            raise ValueError(f"{text!r} is no address: write host:port or [ipv6]:port")
+        return text, None
+    host, colon, port = text.partition(":")
+    if not host:
+        raise ValueError(f"{text!r} names no host")
+    if colon and not port:
+        raise ValueError(f"{text!r} has no port behind its colon")
+    _check_name(host)
+    return host, port or None
+
+
+def _check_name(host: str) -> None:
+    """Refuse what a resolver would misread: `010.0.0.1` is octal to it, `10.0.0` is 10.0.0.0."""
+    if _ENDS_IN_NUMBER.fullmatch(host):
+        if not _is_ip(host, 4):
+            raise ValueError(f"{host!r} is not an IPv4 address")
+    elif not _NAME.fullmatch(host):
+        raise ValueError(f"{host!r} is neither an IP address nor a DNS name")
 
 
 def canonical_host(host: str) -> str:
