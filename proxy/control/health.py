@@ -221,11 +221,7 @@ class HealthMonitor:
     def host_answered(self, pool: str, host: str) -> None:
         """A client got an answer from a host."""
         watched = self._watched.get((pool, host))
-        if watched is None:
-            return
-        if not watched.host.up:
-            self._hurry(watched)
-        elif watched.failures and (watched.last is None or watched.last.ok):
+        if watched and watched.failures and (watched.last is None or watched.last.ok):
             watched.failures = 0
             watched.cause = None
 

@@ -24,6 +24,7 @@ import contextlib
 import errno
 import hashlib
 import math
+import os
 import socket
 import ssl
 import warnings
@@ -137,7 +138,8 @@ async def _visit(
             heard = _Heard(cause=error.cause, detail=str(error))
         except OSError as error:
             step = "no connection" if sock is None else "no answer"
-            heard = _Heard(cause=_cause(error), detail=f"{step}: {error or type(error).__name__}")
+            why = os.strerror(error.errno) if error.errno else "timed out"
+            heard = _Heard(cause=_cause(error), detail=f"{step}: {why}")
         seconds = clock() - began
         if sock is not None and heard.certificate is not None:
             await _say_goodbye(sock, min(_GOODBYE_S, timeout_s - seconds))

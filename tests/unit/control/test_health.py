@@ -1,0 +1,438 @@
+"""Rules of the health monitor, with a clock and probes that the test holds in its hands."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from proxy.address import Address
+from proxy.control.health import MAX_IN_FLIGHT, HealthMonitor, HostHealth
+from proxy.control.probe import ProbeResult
+from proxy.errors import Cause
+from proxy.routing.pool import Host, Pool, Will
+from proxy.settings import HealthCheck, HealthSettings, HostSettings, PoolSettings
+
+PASSED = ProbeResult(True, None, "", 0.01)
+REFUSED = ProbeResult(False, Cause.REFUSED, "", 0.01)
+SILENT = ProbeResult(False, Cause.TIMEOUT, "", 3.0)
+OWN_WANT = ProbeResult(False, Cause.INTERNAL, "too many open files", 0.0)
+
+Answer = Callable[[Host], ProbeResult]
+
+
+def always(result: ProbeResult) -> Answer:
+    return lambda _: result
+
+
+def pool_of(*addresses: str, health: HealthSettings | None = None, name: str = "desktops") -> Pool:
+    hosts = tuple(
+        HostSettings(name=f"h{number}", address=Address.parse(text, 3389))
+        for number, text in enumerate(addresses)
+    )
+    return Pool(PoolSettings(name=name, hosts=hosts, health=health or HealthSettings()))
+
+
+class World:
+    """A monitor whose time passes only in `until`, and whose probes take no time."""
+
+    def __init__(self, *pools: Pool) -> None:
+        self.now = 1000.0
+        self.probes: list[tuple[float, Host]] = []
+        self.turns: list[tuple[float, str, bool, Cause | None]] = []
+        self.monitor = HealthMonitor(
+            pools, self._turned, rng=random.Random(7), clock=lambda: self.now
+        )
+
+    def until(self, end: float, answer: Answer) -> None:
+        """Let time pass until `end`, each probe finding what `answer` says."""
+        while True:
+            for watched in self.monitor.begin():
+                self.probes.append((self.now, watched.host))
+                self.monitor.finish(watched, answer(watched.host))
+            rest_s = self.monitor.rest_s()
+            if rest_s is None or self.now + rest_s > end:
+                self.now = end
+                return
+            self.now += rest_s
+
+    def times(self, host: Host) -> list[float]:
+        return [time for time, probed in self.probes if probed is host]
+
+    def health(self, host: Host) -> HostHealth:
+        return next(
+            health
+            for health in self.monitor.snapshot()
+            if (health.pool, health.host) == (host.pool, host.name)
+        )
+
+    def _turned(self, host: Host, up: bool, cause: Cause | None) -> None:
+        assert host.up is up
+        self.turns.append((self.now, host.name, up, cause))
+
+
+def test_hosts_count_as_up_before_their_first_check() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    assert pool.hosts[0].up
+    health = world.health(pool.hosts[0])
+    assert (health.up, health.last, health.checked_s) == (True, None, None)
+
+
+def test_first_checks_are_spread_over_two_seconds() -> None:
+    pool = pool_of(*(f"10.0.0.{n}" for n in range(1, 101)))
+    world = World(pool)
+    assert len(world.monitor.begin()) < 5
+    world.until(1002, always(PASSED))
+    # Those of the first moment are in flight still; every other host was asked once.
+    assert len(world.probes) > 95
+    assert sum(time < 1001 for time, _ in world.probes) in range(30, 71)
+
+
+def test_a_host_that_is_up_is_checked_every_interval_give_or_take_a_tenth() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(2000, always(PASSED))
+    times = world.times(pool.hosts[0])
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len(gaps) in range(90, 111)
+    assert min(gaps) >= 9
+    assert max(gaps) <= 11
+    assert max(gaps) - min(gaps) > 1
+    assert world.turns == []
+
+
+@pytest.mark.parametrize("fall", [1, 3])
+def test_fall_failures_in_a_row_turn_a_host_down(fall: int) -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(fall=fall))
+    world = World(pool)
+    failures = iter([REFUSED] * (fall - 1) + [PASSED] + [REFUSED] * (fall - 1) + [PASSED])
+    world.until(1500, lambda _: next(failures, PASSED))
+    assert world.turns == []
+    seen = len(world.probes)
+    world.until(2000, always(REFUSED))
+    assert [turn[1:] for turn in world.turns] == [("h0", False, Cause.REFUSED)]
+    assert not pool.hosts[0].up
+    assert sum(time <= world.turns[0][0] for time, _ in world.probes) - seen == fall
+
+
+def test_a_dead_host_is_down_before_fall_times_interval_even_where_it_swallows_everything() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1100, always(PASSED))
+
+    def silence(_: Host) -> ProbeResult:
+        world.now += 3.0
+        return SILENT
+
+    world.until(1200, silence)
+    died_at, *_ = world.turns[0]
+    assert died_at - 1100 <= 11 + 3 * 3
+    assert world.health(pool.hosts[0]).cause is Cause.TIMEOUT
+
+
+def test_a_host_that_is_down_is_asked_every_second() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1100, always(REFUSED))
+    down_at = world.turns[0][0]
+    gaps = [time for time in world.times(pool.hosts[0]) if time > down_at]
+    assert len(gaps) in range(80, 106)
+
+
+@pytest.mark.parametrize("rise", [1, 2, 4])
+def test_a_host_is_up_within_two_seconds_of_its_return(rise: int) -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(rise=rise))
+    world = World(pool)
+    world.until(1100, always(REFUSED))
+    asked = len(world.probes)
+    world.until(1102, always(PASSED))
+    assert [turn[1:] for turn in world.turns[1:]] == [("h0", True, None)]
+    up_at = world.turns[1][0]
+    assert sum(time <= up_at for time, _ in world.probes) - asked == rise
+    assert world.health(pool.hosts[0]).since_s == pytest.approx(1102 - up_at)
+
+
+def test_passes_that_are_not_in_a_row_bring_no_host_back() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1100, always(REFUSED))
+    flapping = iter([PASSED, REFUSED] * 10)
+    world.until(1112, lambda _: next(flapping, REFUSED))
+    assert len(world.turns) == 1
+    assert next(flapping, None) is None, "all of them were asked for"
+
+
+def test_shorter_intervals_than_a_second_hold_for_hosts_that_are_down_too() -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(interval_s=0.1))
+    world = World(pool)
+    world.until(1010, always(REFUSED))
+    assert len(world.probes) in range(85, 116)
+
+
+def test_refused_clients_turn_a_host_down_without_waiting_for_a_check() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1005, always(PASSED))
+    for _ in range(3):
+        assert pool.hosts[0].up
+        world.monitor.host_failed("desktops", "h0", Cause.REFUSED)
+    assert [turn[1:] for turn in world.turns] == [("h0", False, Cause.REFUSED)]
+
+
+@pytest.mark.parametrize("cause", [Cause.CLOSED, Cause.RESET, Cause.TIMEOUT, Cause.UNREACHABLE])
+def test_what_clients_bytes_may_have_caused_turns_a_host_only_when_a_check_agrees(
+    cause: Cause,
+) -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1005, always(PASSED))
+    for _ in range(100):
+        world.monitor.host_failed("desktops", "h0", cause)
+    assert pool.hosts[0].up
+    asked = len(world.probes)
+    world.until(1006, always(SILENT))
+    assert len(world.probes) == asked + 1
+    assert [turn[1:] for turn in world.turns] == [("h0", False, Cause.TIMEOUT)]
+
+
+def test_a_passed_check_clears_what_strangers_caused() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    for second in range(60):
+        for _ in range(10):
+            world.monitor.host_failed("desktops", "h0", Cause.CLOSED)
+        world.until(1001 + second, always(PASSED))
+    assert world.turns == []
+    assert world.health(pool.hosts[0]).failures == 0
+
+
+def test_a_failed_client_brings_the_next_check_forward_to_one_a_second_at_most() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1003, always(PASSED))
+    assert len(world.probes) == 1
+    for tenth in range(1, 51):
+        world.monitor.host_failed("desktops", "h0", Cause.RESET)
+        world.until(1003 + tenth / 10, always(PASSED))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(world.times(pool.hosts[0]))]
+    assert len(gaps) == 6
+    assert min(gaps) >= 1
+
+
+def test_failures_of_clients_and_checks_count_together() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.monitor.host_failed("desktops", "h0", Cause.RESET)
+    world.monitor.host_failed("desktops", "h0", Cause.RESET)
+    assert world.health(pool.hosts[0]).failures == 2
+    world.until(1000, always(REFUSED))
+    assert len(world.probes) == 1
+    assert not pool.hosts[0].up
+
+
+def test_a_clients_success_takes_back_the_failures_of_clients() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    for _ in range(10):
+        world.monitor.host_failed("desktops", "h0", Cause.REFUSED)
+        world.monitor.host_failed("desktops", "h0", Cause.REFUSED)
+        world.monitor.host_answered("desktops", "h0")
+        assert world.health(pool.hosts[0]).cause is None
+    assert world.turns == []
+
+
+def test_a_clients_success_does_not_take_back_failed_checks() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+
+    def refuses(_: Host) -> ProbeResult:
+        world.monitor.host_answered("desktops", "h0")
+        return REFUSED
+
+    world.until(1010, refuses)
+    assert [turn[1:] for turn in world.turns] == [("h0", False, Cause.REFUSED)]
+
+
+def test_clients_bring_no_host_back() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1100, always(REFUSED))
+    for _ in range(10):
+        world.monitor.host_answered("desktops", "h0")
+    assert not pool.hosts[0].up
+
+
+def test_the_proxys_own_want_says_nothing_of_a_host() -> None:
+    pool = pool_of("10.0.0.1", "10.0.0.2")
+    world = World(pool)
+    world.until(1200, lambda host: OWN_WANT if host.name == "h0" else REFUSED)
+    world.monitor.host_failed("desktops", "h0", Cause.INTERNAL)
+    assert (pool.hosts[0].up, pool.hosts[1].up) == (True, False)
+    world.until(1400, lambda host: REFUSED if host.name == "h0" else OWN_WANT)
+    assert (pool.hosts[0].up, pool.hosts[1].up) == (False, False)
+    assert len(world.turns) == 2
+
+
+def test_a_host_whose_name_has_no_address_is_down_at_once_and_comes_back_with_one() -> None:
+    pool = pool_of("rdsh.example")
+    world = World(pool)
+    world.until(1000, always(PASSED))
+    assert world.turns == [(1000, "h0", False, Cause.UNREACHABLE)]
+    last = world.health(pool.hosts[0]).last
+    assert last is not None
+    assert last.detail == "rdsh.example has no address"
+    world.until(1060, always(PASSED))
+    assert world.probes == []
+    pool.hosts[0].resolved([Address("10.0.0.1", 3389)])
+    world.until(1062, always(PASSED))
+    assert pool.hosts[0].up
+    pool.hosts[0].resolved([])
+    world.until(1080, always(PASSED))
+    assert not pool.hosts[0].up
+
+
+def test_hosts_in_maintenance_are_checked_and_turn() -> None:
+    pool = pool_of("10.0.0.1")
+    pool.hosts[0].will = Will.MAINTENANCE
+    world = World(pool)
+    world.until(1100, always(REFUSED))
+    world.until(1200, always(PASSED))
+    assert [up for _, _, up, _ in world.turns] == [False, True]
+
+
+def test_names_that_are_not_configured_are_ignored() -> None:
+    world = World(pool_of("10.0.0.1"))
+    world.monitor.host_failed("desktops", "gone", Cause.REFUSED)
+    world.monitor.host_answered("gone", "h0")
+    assert [health.failures for health in world.monitor.snapshot()] == [0]
+
+
+def test_no_more_probes_than_the_cap_are_in_flight() -> None:
+    pool = pool_of(*(f"10.0.{n // 250}.{n % 250 + 1}" for n in range(1000)))
+    world = World(pool)
+    world.now += 5
+    in_flight = world.monitor.begin()
+    assert len(in_flight) == MAX_IN_FLIGHT
+    assert world.monitor.begin() == []
+    assert world.monitor.rest_s() is None, "nothing to wait for but the end of a probe"
+    world.monitor.finish(in_flight[0], PASSED)
+    assert world.monitor.rest_s() == 0
+    assert len(world.monitor.begin()) == 1
+
+
+def test_a_thousand_hosts_are_all_asked_once_an_interval() -> None:
+    pool = pool_of(*(f"10.0.{n // 250}.{n % 250 + 1}" for n in range(1000)))
+    world = World(pool)
+    world.until(1060, always(PASSED))
+    asked = {host: len(world.times(host)) for host in pool.hosts}
+    assert set(asked.values()) <= {5, 6, 7}
+
+
+def test_a_new_configuration_keeps_what_is_known_of_hosts_that_stay() -> None:
+    before = pool_of("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    world = World(before)
+    world.until(1100, always(REFUSED))
+    after = pool_of("10.0.0.1", "10.9.9.9")
+    world.monitor.watch([after])
+    assert [host.up for host in after.hosts] == [False, True]
+    assert [health.host for health in world.monitor.snapshot()] == ["h0", "h1"]
+    world.until(1103, always(PASSED))
+    assert after.hosts[0].up
+    assert not before.hosts[0].up, "the old object is nobody's business any more"
+
+
+def test_a_probe_that_outlives_its_host_changes_nothing() -> None:
+    world = World(pool_of("10.0.0.1"))
+    world.now += 5
+    (watched,) = world.monitor.begin()
+    world.monitor.watch([pool_of("10.0.0.1", name="other")])
+    world.monitor.finish(watched, REFUSED)
+    assert [(h.pool, h.failures, h.last) for h in world.monitor.snapshot()] == [("other", 0, None)]
+    world.until(1010, always(PASSED))
+    assert {host.pool for _, host in world.probes} == {"other"}
+
+
+def test_a_probe_in_flight_over_a_new_configuration_counts_and_is_not_doubled() -> None:
+    world = World(pool_of("10.0.0.1"))
+    world.now += 5
+    (watched,) = world.monitor.begin()
+    after = pool_of("10.0.0.1")
+    world.monitor.watch([after])
+    world.now += 5
+    assert world.monitor.begin() == []
+    world.monitor.finish(watched, REFUSED)
+    assert world.health(after.hosts[0]).failures == 1
+
+
+class Probed:
+    """A probe that records its calls and answers when it is told to."""
+
+    def __init__(self, results: Sequence[ProbeResult]) -> None:
+        self.results = list(results)
+        self.calls: list[tuple[Address, float, float]] = []
+        self.answered = asyncio.Event()
+        self.exhausted = asyncio.Event()
+
+    async def __call__(
+        self, address: Address, timeout_s: float, connect_s: float = 0
+    ) -> ProbeResult:
+        self.calls.append((address, timeout_s, connect_s))
+        if self.results:
+            self.answered.set()
+            return self.results.pop(0)
+        self.exhausted.set()
+        await asyncio.Event().wait()
+        raise AssertionError("a probe that was never to end")
+
+
+async def test_run_probes_as_configured_and_ends_its_probes_when_cancelled() -> None:
+    health = HealthSettings(check=HealthCheck.TLS, interval_s=0.1, fall=2, rise=1, timeout_s=2)
+    pool = pool_of("10.0.0.1", health=health)
+    probe = Probed([REFUSED, REFUSED, PASSED])
+    turns: list[bool] = []
+    monitor = HealthMonitor(
+        [pool],
+        lambda host, up, cause: turns.append(up),
+        rng=random.Random(7),
+        probes={HealthCheck.TLS: probe},
+    )
+    run = asyncio.create_task(monitor.run())
+    async with asyncio.timeout(10):
+        await probe.exhausted.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert turns == [False, True]
+    address = Address("10.0.0.1", 3389)
+    # A host that is down gets a second for the TCP connection alone.
+    assert probe.calls == [
+        (address, 2, 2),
+        (address, 2, 2),
+        (address, 2, 1),
+        (address, 2, 2),
+    ]
+
+
+async def test_run_hurries_when_a_client_fails() -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(check=HealthCheck.TCP, interval_s=86400))
+    probe = Probed([PASSED])
+    monitor = HealthMonitor(
+        [pool],
+        lambda host, up, cause: None,
+        rng=random.Random(7),
+        probes={HealthCheck.TCP: probe},
+    )
+    run = asyncio.create_task(monitor.run())
+    async with asyncio.timeout(10):
+        await probe.answered.wait()
+        assert monitor.snapshot()[0].last is PASSED
+        monitor.host_failed("desktops", "h0", Cause.RESET)
+        await probe.exhausted.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert len(probe.calls) == 2
