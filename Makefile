@@ -38,11 +38,11 @@ test:  ## what CI runs: everything below, with a time budget for each stage
 	@$(STAGE) setup 240 $(MAKE) setup packages
 	@$(STAGE) check 60 $(MAKE) check
 	@$(STAGE) unit 120 $(MAKE) unit
+	@$(STAGE) fuzz 30 $(MAKE) fuzz T=15
+	@$(STAGE) demo 60 $(MAKE) demo
 	@$(STAGE) integration 240 $(MAKE) integration
 	@$(STAGE) interop 240 $(MAKE) interop
 	@$(STAGE) deploy-check 180 $(MAKE) deploy-check
-	@$(STAGE) fuzz 30 $(MAKE) fuzz T=15
-	@$(STAGE) demo 60 $(MAKE) demo
 
 unit: setup  ## unit tests on asyncio and on uvloop, with the coverage gates
 	$(BIN)/pytest -q --loop both --cov --cov-context=test --cov-report= $(UNIT)
