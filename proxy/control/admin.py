@@ -23,6 +23,7 @@ from proxy.errors import Cause, StoreError
 from proxy.routing.key import IPAddress, normal_user
 from proxy.routing.pool import Host
 from proxy.server.record import ConnectionRecord
+from proxy.settings import AdminSettings, UnixPath
 
 DEFAULT_LIMIT = 1000
 
@@ -62,8 +63,17 @@ class AdminViews:
     wall: Callable[[], float]
 
 
-def admin_routes(views: AdminViews, bearer: str | None = None) -> dict[str, Handler]:
-    """The routes of the admin endpoint; with `bearer`, each call must bring that token."""
+def admin_routes(views: AdminViews, settings: AdminSettings) -> dict[str, Handler]:
+    """The routes of the admin endpoint.
+
+    With a bearer file each call must bring its token, except on a unix socket.
+
+    Raises:
+        OSError: the bearer file cannot be read, or is empty (which would let everybody in).
+    """
+    bearer: str | None = None
+    if settings.bearer_file is not None and not isinstance(settings.bind, UnixPath):
+        bearer = read_bearer(Path(settings.bearer_file))
     routes: dict[str, Handler] = {
         "/v1/hosts": lambda request: _hosts(views, request),
         "/v1/connections": lambda request: _connections(views, request),
@@ -73,11 +83,7 @@ def admin_routes(views: AdminViews, bearer: str | None = None) -> dict[str, Hand
 
 
 def read_bearer(path: Path) -> str:
-    """The token in `path`.
-
-    Raises:
-        OSError: it cannot be read, or is empty (which would let everybody in).
-    """
+    """The token in `path`, without the blanks around it."""
     token = path.read_text("utf-8").strip()
     if not token:
         raise OSError(f"{path} is empty: a bearer token is wanted there")

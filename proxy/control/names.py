@@ -49,7 +49,7 @@ def load_key(path: Path) -> bytes:
         OSError: it can be neither read nor made.
     """
     try:
-        return _read(path)
+        return read_key(path)
     except FileNotFoundError:
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -60,10 +60,11 @@ def load_key(path: Path) -> bytes:
             pass
         finally:
             draft.unlink()
-        return _read(path)
+        return read_key(path)
 
 
-def _read(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
+    """The key in `path`; raises OSError where there is none."""
     try:
         key = bytes.fromhex(path.read_text("ascii"))
     except ValueError:
