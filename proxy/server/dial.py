@@ -6,11 +6,12 @@ Watches the client meanwhile: one that has left must not start a session on a ho
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from dataclasses import dataclass
 
 from proxy import sockets
-from proxy.errors import Cause, ClientError, ServerError, WireError
+from proxy.errors import Cause, ClientError, LimitError, ServerError, WireError
 from proxy.routing.pool import Host
 from proxy.server.record import Phase
 from proxy.server.visit import Visit
@@ -23,6 +24,8 @@ from proxy.wire.x224 import (
 )
 
 _CONFIRM_MAX_BYTES = 64
+# No descriptors, memory or ports left here: that says nothing of the host.
+_OUR_OWN_WANT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 
 
 @dataclass(slots=True)
@@ -50,6 +53,8 @@ class Dialler:
             async with asyncio.timeout(self.timeouts.connect_s):
                 server = await sockets.connect(host.address)
         except OSError as error:
+            if error.errno in _OUR_OWN_WANT:
+                raise LimitError(Cause.LIMIT, str(error)) from error
             raise ServerError(_cause(error), f"{host.name}: {error}") from error
         try:
             sockets.prepare(server, self.timeouts.keepalive_s)

@@ -10,7 +10,7 @@ import socket
 from proxy import sockets
 from proxy.routing.pool import Routes
 from proxy.server.connection import Reception
-from proxy.settings import ListenerSettings, TimeoutSettings
+from proxy.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,15 @@ class Listener:
         sock: socket.socket,
         reception: Reception,
         tasks: asyncio.TaskGroup,
-        timeouts: TimeoutSettings,
+        keepalive_s: float,
     ) -> None:
         self.settings = settings
         self.routes = routes
         self._sock = sock
         self._reception = reception
         self._tasks = tasks
-        self._timeouts = timeouts
+        self._keepalive_s = keepalive_s
+        self._in_hand: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         sock.setblocking(False)
 
@@ -52,6 +53,11 @@ class Listener:
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
         self._sock.close()
 
+    def abandon(self) -> None:
+        """End the connections that are still on their way to a host."""
+        for task in self._in_hand:
+            task.cancel()
+
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_A_WAKE):
             try:
@@ -64,11 +70,13 @@ class Listener:
                 self._pause(error)
                 return
             client.setblocking(False)
-            sockets.prepare(client, self._timeouts.keepalive_s)
+            sockets.prepare(client, self._keepalive_s)
             peer = sockets.peer_of(name)
-            self._tasks.create_task(
+            task = self._tasks.create_task(
                 self._reception.receive(self.settings, self.routes, client, peer)
             )
+            self._in_hand.add(task)
+            task.add_done_callback(self._in_hand.discard)
 
     def _pause(self, error: OSError) -> None:
         log.error("accept_paused", extra={"listener": self.settings.name, "detail": str(error)})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.affinity.store import AffinityStore, PinKey, Touch
 from proxy.errors import Cause, LimitError, ServerError, StoreError
@@ -44,9 +44,7 @@ class Placer:
     observer: Observer
     known: Callable[[PinKey], str | None]
     held: int = 0
-
-    def __post_init__(self) -> None:
-        self._hosts_turned = asyncio.Event()
+    _hosts_turned: asyncio.Event = field(default_factory=asyncio.Event)
 
     def host_turned(self) -> None:
         """Some host came up or went down: clients that wait look again."""

@@ -1,0 +1,53 @@
+"""Observers: one Observer that tells several, as the front joins logs, metrics and health."""
+
+from __future__ import annotations
+
+import time
+
+from proxy.control.health import HealthMonitor
+from proxy.errors import Cause
+from proxy.server.record import ConnectionRecord, Observer
+
+
+class Observers:
+    """Tells everything to each of `listeners`, and to health what clients meet at hosts.
+
+    Attributes:
+        store_failed_at: monotonic seconds of the affinity store's last failure.
+    """
+
+    def __init__(self, health: HealthMonitor, *listeners: Observer) -> None:
+        self._health = health
+        self._listeners = listeners
+        self.store_failed_at: float | None = None
+
+    def connection_accepted(self, record: ConnectionRecord) -> None:
+        for each in self._listeners:
+            each.connection_accepted(record)
+
+    def connection_placed(self, record: ConnectionRecord) -> None:
+        for each in self._listeners:
+            each.connection_placed(record)
+
+    def connection_ended(self, record: ConnectionRecord) -> None:
+        for each in self._listeners:
+            each.connection_ended(record)
+
+    def host_answered(self, pool: str, host: str) -> None:
+        for each in self._listeners:
+            each.host_answered(pool, host)
+        self._health.host_answered(pool, host)
+
+    def host_failed(self, pool: str, host: str, cause: Cause) -> None:
+        for each in self._listeners:
+            each.host_failed(pool, host, cause)
+        self._health.host_failed(pool, host, cause)
+
+    def pin_moved(self, pool: str, cause: str) -> None:
+        for each in self._listeners:
+            each.pin_moved(pool, cause)
+
+    def store_failed(self) -> None:
+        self.store_failed_at = time.monotonic()
+        for each in self._listeners:
+            each.store_failed()
