@@ -18,7 +18,8 @@ Source: [MS-RDPBCGR] 2.2.1.1, 2.2.1.2. Rules of reading:
    long (vector `xfreerdp_li_wraps`). 255 is reserved by X.224 and refused.
 3. RDP_NEG_REQ is looked for before CRLF, since binary data behind it may contain CRLF.
 4. The specification allows one line. Where a client sends more, a token that names a host wins
-   over one that does not, else the first line counts; a user name may stand in any line.
+   over one that does not, else the first line counts; a user name may stand in any line. Behind
+   16 lines nothing is read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from proxy.wire.preconnection import IDENTIFYING_BYTES, looks_like_preconnection
 from proxy.wire.tokens import RoutingToken, cookie_value, read_token
 
 MAX_REQUEST_BYTES = 4096
+MAX_LINES = 16  # ours: 4 KiB of tiny lines would cost a thousand times a real request
 
 _TPKT_BYTES = 4
 _HEAD_BYTES = 11
@@ -218,11 +220,12 @@ def _read_request(raw: bytes) -> ConnectionRequest:
     token: RoutingToken | None = None
     cookie: bytes | None = None
     at = _HEAD_BYTES
+    lines = 0
     while not _is_negotiation_request(raw, at):
         end = raw.find(b"\r\n", at)
-        if end < 0:
+        if end < 0 or lines == MAX_LINES:
             return ConnectionRequest(raw, token, cookie, None, None)
-        line, at = raw[at:end], end + 2
+        line, at, lines = raw[at:end], end + 2, lines + 1
         user = cookie_value(line, b"mstshash=")
         if user is not None:
             cookie = cookie or user

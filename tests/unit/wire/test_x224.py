@@ -10,6 +10,7 @@ from proxy.address import Address
 from proxy.errors import Cause, Side, WireError
 from proxy.wire.incomplete import Incomplete
 from proxy.wire.x224 import (
+    MAX_LINES,
     MAX_REQUEST_BYTES,
     ConnectionConfirm,
     ConnectionRequest,
@@ -182,6 +183,15 @@ def test_a_host_naming_token_wins_over_other_lines(
     assert (read.routing_token.line if read.routing_token else None) == token
     assert read.user == user
     assert read.negotiation == NegotiationRequest(0, 3)
+
+
+def test_lines_behind_the_sixteenth_are_not_read() -> None:
+    cookie, negotiation = b"Cookie: mstshash=bob\r\n", b"\x01\x00\x08\x00\x03\x00\x00\x00"
+    last = request(frame(b"line\r\n" * (MAX_LINES - 1) + cookie + negotiation))
+    assert (last.user, last.negotiation) == ("bob", NegotiationRequest(0, 3))
+    behind = request(frame(b"line\r\n" * MAX_LINES + cookie + negotiation))
+    assert (behind.user, behind.negotiation) == (None, None)
+    assert behind.routing_token == last.routing_token
 
 
 def test_a_user_is_told_as_it_came() -> None:
