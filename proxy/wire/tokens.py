@@ -19,10 +19,13 @@ case, and any number of blanks may follow the colon, as HAProxy reads them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from proxy.address import Address
+
+_MSTS = re.compile(rb"([0-9]{1,10})\.([0-9]{1,5})\.[0-9]{0,4} *")
 
 
 class RoutingToken(NamedTuple):
@@ -86,19 +89,14 @@ def encode_msts(address: Address) -> bytes:
 
 
 def _decode_msts(value: bytes) -> Address | None:
-    parts = value.rstrip(b" ").split(b".")
-    if len(parts) != 3:
+    match = _MSTS.fullmatch(value)
+    if match is None:
         return None
-    number, port, reserved = parts
-    if not (number.isdigit() and port.isdigit() and (reserved.isdigit() or not reserved)):
+    number, port = int(match[1]), int(match[2])
+    if not (0 < number <= 0xFFFFFFFF and 0 < port <= 0xFFFF):
         return None
-    if len(number) > 10 or len(port) > 5 or len(reserved) > 4:
-        return None
-    a, b = int(number), int(port)
-    if not (0 < a <= 0xFFFFFFFF and 0 < b <= 0xFFFF):
-        return None
-    host = f"{a & 0xFF}.{a >> 8 & 0xFF}.{a >> 16 & 0xFF}.{a >> 24}"
-    return Address(host, (b & 0xFF) << 8 | b >> 8)
+    host = f"{number & 0xFF}.{number >> 8 & 0xFF}.{number >> 16 & 0xFF}.{number >> 24}"
+    return Address(host, (port & 0xFF) << 8 | port >> 8)
 
 
 def _msts(line: bytes) -> RoutingToken | None:
