@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from typing import Self
+from typing import Self, cast
 
 from proxy.address import Address
 
@@ -75,9 +75,10 @@ class Link:
                 server_hostname="",
                 ssl_shutdown_timeout=_SHUTDOWN_S,
             )
-        assert isinstance(transport, asyncio.WriteTransport)
         self._reader = reader
-        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        # A cast, since uvloop's transports do not inherit from asyncio's.
+        writing = cast("asyncio.WriteTransport", transport)
+        self._writer = asyncio.StreamWriter(writing, protocol, reader, loop)
 
     def peer_certificate(self) -> bytes:
         """The certificate that the other side showed, DER."""
