@@ -1,0 +1,119 @@
+"""Reports: what a relay tells the newest front, without ever waiting for it.
+
+Messages that the front does not take yet wait here. Without a front, progress is dropped, because
+the next one hears whole rows; endings are kept until a front has acknowledged them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable
+
+from proxy import channel
+from proxy.errors import Cause, Side
+from proxy.relay import contract
+from proxy.relay.contract import RelayEnding, Row
+from proxy.relay.legs import Connection
+from proxy.relay.pump import Pump
+
+
+class Reports:
+    """The relay's voice.
+
+    Attributes:
+        unacknowledged: rows that have ended and that no front has accounted for, by id.
+    """
+
+    def __init__(self) -> None:
+        self.unacknowledged: dict[int, Row] = {}
+        self._front: socket.socket | None = None
+        self._outbox: deque[bytes] = deque()
+        self._endings: list[tuple[int, RelayEnding]] = []
+        self._unsaid: dict[int, Connection] = {}
+        self._waiting = False
+
+    def greet(self, front: socket.socket, pump: Pump) -> None:
+        """Talk to this front from now on; tell it all that is here."""
+        if self._front is not None and self._waiting:
+            pump.want_to_write(self._front.fileno(), False)
+        self.forget_front()
+        self._front = front
+        self._outbox.append(contract.encode_hello(os.getpid()))
+        self._outbox.extend(contract.encode_rows(self.unacknowledged.values()))
+        self._outbox.extend(contract.encode_rows(map(_row, pump.connections.values())))
+        self._outbox.append(contract.encode_end())
+
+    def forget_front(self) -> None:
+        """It is gone, or replaced."""
+        self._front = None
+        self._waiting = False
+        self._outbox.clear()
+        self._endings.clear()
+        self._unsaid.clear()
+
+    def speaks_to(self, front: socket.socket) -> bool:
+        """Whether this is the front that hears the reports."""
+        return self._front is front
+
+    @property
+    def owed(self) -> bool:
+        """Whether a front is there and has endings to acknowledge."""
+        return self._front is not None and bool(self.unacknowledged)
+
+    def handed_over(self, connection: Connection) -> None:
+        """An older front handed this over: the newest has to know it."""
+        if self._front is not None:
+            self._outbox.extend(contract.encode_rows([_row(connection)]))
+
+    def ended(self, connection: Connection, side: Side, cause: Cause) -> None:
+        """A connection has ended; told with the others of this batch by `flush`."""
+        ending = RelayEnding(side, cause, connection.client.received, connection.server.received)
+        self.refused(connection.id, connection.record, ending)
+
+    def refused(self, conn_id: int, record: bytes, ending: RelayEnding) -> None:
+        """As `ended`, for a connection that could not even begin here."""
+        row = Row(conn_id, ending.bytes_up, ending.bytes_down, record, ending)
+        self.unacknowledged[conn_id] = row
+        self._unsaid.pop(conn_id, None)
+        if self._front is not None:
+            self._endings.append((conn_id, ending))
+
+    def acknowledged(self, conn_ids: Iterable[int]) -> None:
+        """A front has accounted for these."""
+        for conn_id in conn_ids:
+            self.unacknowledged.pop(conn_id, None)
+
+    def progress(self, connections: list[Connection]) -> None:
+        """These carried bytes since the last time."""
+        if self._front is not None:
+            self._unsaid.update((connection.id, connection) for connection in connections)
+
+    def flush(self, pump: Pump) -> None:
+        """Send what the front takes now; called after each batch, so it must be quick."""
+        if self._endings:
+            self._outbox.extend(contract.encode_ended(self._endings))
+            self._endings.clear()
+        if self._unsaid and not self._outbox:
+            self._outbox.extend(contract.encode_progress(map(_counts, self._unsaid.values())))
+            self._unsaid.clear()
+        if self._front is None or not (self._outbox or self._waiting):
+            return
+        try:
+            while self._outbox and channel.send(self._front, self._outbox[0]):
+                self._outbox.popleft()
+        except ConnectionError:
+            self._outbox.clear()  # its door meets the end
+        if bool(self._outbox) != self._waiting:
+            self._waiting = bool(self._outbox)
+            pump.want_to_write(self._front.fileno(), self._waiting)
+
+
+def _row(connection: Connection) -> Row:
+    counts = (connection.client.received, connection.server.received)
+    return Row(connection.id, *counts, record=connection.record)
+
+
+def _counts(connection: Connection) -> tuple[int, int, int]:
+    return connection.id, connection.client.received, connection.server.received
