@@ -181,11 +181,10 @@ class _Builder:
 
     def document(self) -> Node:
         next(self._events)  # stream start
-        if isinstance(next(self._events), yaml.StreamEndEvent):
-            raise DocumentError(
-                Place(1, 1), "the file is empty; config.example.yaml shows a whole one"
-            )
-        root = self._node(next(self._events), 0)
+        nothing = isinstance(next(self._events), yaml.StreamEndEvent)
+        root = Node(Place(1, 1), "") if nothing else self._node(next(self._events), 0)
+        if root.value == "":
+            raise DocumentError(root.place, "the file says nothing; begin with config.example.yaml")
         next(self._events)  # document end
         after = next(self._events)
         if not isinstance(after, yaml.StreamEndEvent):
@@ -209,7 +208,7 @@ class _Builder:
             raise DocumentError(place, "tags (a word after '!') are not used in a configuration")
         self._weigh(1, place)
         if isinstance(event, yaml.ScalarEvent):
-            empty = event.style is None and event.implicit[0] and _EMPTY.fullmatch(event.value)
+            empty = event.implicit[0] and _EMPTY.fullmatch(event.value)
             node = Node(place, "" if empty else event.value)
         elif isinstance(event, yaml.SequenceStartEvent):
             node = self._list(place, depth)

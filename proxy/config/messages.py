@@ -59,7 +59,7 @@ def _fault(error: ErrorDetails, root: Node) -> Fault:
 
 def did_you_mean(word: object, options: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no option is near."""
-    near = get_close_matches(str(word).lower(), list(options), n=1)
+    near = get_close_matches(word.lower(), list(options), n=1) if isinstance(word, str) else []
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
