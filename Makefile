@@ -15,6 +15,7 @@ UNIT := tests/unit tests/fuzz tests/test_house.py
 INTEROP_PACKAGES := freerdp2-x11 iproute2 openssl rdesktop xauth xrdp xvfb
 DEPLOY_PACKAGES := prometheus
 
+MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help setup check test unit integration interop deploy-check demo run fuzz lock format packages clean
 
