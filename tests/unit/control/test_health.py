@@ -436,3 +436,15 @@ async def test_run_hurries_when_a_client_fails() -> None:
     with pytest.raises(asyncio.CancelledError):
         await run
     assert len(probe.calls) == 2
+
+
+def test_a_failed_client_asks_for_no_second_probe_beside_the_one_in_flight() -> None:
+    world = World(pool_of("10.0.0.1"))
+    world.now += 5
+    (watched,) = world.monitor.begin()
+    world.monitor.host_failed("desktops", "h0", Cause.RESET)
+    world.now += 3
+    assert world.monitor.begin() == []
+    world.monitor.finish(watched, SILENT)
+    assert world.health(watched.host).failures == 2
+    assert world.monitor.begin() == [watched], "asked every second while in doubt"
