@@ -139,9 +139,10 @@ def duration(least_s: float, most_s: float = 3650 * 86400.0, word: str | None = 
             raise ValueError(f"at {bound} s")
         return float(value)
 
-    schema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"}
-    wanted = "a time such as 250ms, 3s, 5m, 72h or 7d"
-    return Reader(wanted, read, schema | {"examples": ["3s"]}, word)
+    schema = _text(r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", examples=["3s"])
+    if least_s == 0:
+        schema |= {"type": ["string", "integer"], "minimum": 0, "maximum": 0}  # the bare 0
+    return Reader("a time such as 250ms, 3s, 5m, 72h or 7d", read, schema, word)
 
 
 def duration_text(seconds: float) -> str:

@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from proxy.address import Address
 from proxy.config.document import Fault, Node, Place
 from proxy.config.messages import did_you_mean
-from proxy.notation import ADMIN_BIND, BIND, HOST_ADDRESS, METRICS_BIND, TOKEN_ADDRESS, Reader
+from proxy.notation import (
+    ADMIN_BIND,
+    BIND,
+    HOST_ADDRESS,
+    METRICS_BIND,
+    TOKEN_ADDRESS,
+    Reader,
+    shown,
+)
 from proxy.settings import AdminSettings, MetricsSettings
 
 _WILDCARDS = {"0.0.0.0": False, "::": True}  # -> is IPv6
@@ -68,7 +76,7 @@ def _unknown_pools(listeners: list[Node], pools: list[Node]) -> Iterator[Fault]:
         for loc, name in _pools_of(listener):
             if name not in known:
                 meant = did_you_mean(name, known) or f"; there is {', '.join(sorted(known)[:5])}"
-                message = f"{loc[-1]}: no pool is named {name!r}{meant}"
+                message = f"{loc[-1]}: no pool is named {shown(name)}{meant}"
                 yield Fault(listener.place_of(loc), message)
 
 

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import yaml
 
+from proxy.notation import shown
+
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 32  # the settings need 6
 MAX_NODES = 500_000  # with what aliases repeat; 20,000 hosts need half of it
@@ -238,7 +240,7 @@ class _Builder:
             if key.value in nodes:
                 first = keys[key.value].line
                 raise DocumentError(
-                    key.place, f"{key.value!r} stands here again (first in line {first})"
+                    key.place, f"{shown(key.value)} stands here again (first in line {first})"
                 )
             keys[key.value] = key.place
             nodes[key.value] = self._node(next(self._events), depth + 1)

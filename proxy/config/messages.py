@@ -71,7 +71,7 @@ def _unknown_key(loc: Loc) -> str:
     homes = [f"`{path}`" for path, section in sections.items() if key in keys_of(section)]
     if not meant and len(homes) == 1:
         meant = f"; its place is {homes[0] if homes != ['``'] else 'the top level'}"
-    return f"unknown key {key!r}{_inside(loc[:-1])}{meant}"
+    return f"unknown key {shown(key)}{_inside(loc[:-1])}{meant}"
 
 
 def _name(loc: Loc) -> str:

@@ -30,6 +30,10 @@ def test_an_unknown_key_is_blamed_and_not_its_value() -> None:
     )
 
 
+def test_a_long_key_is_shown_short() -> None:
+    assert all(len(fault.message) < 100 for fault in found(f"{'x' * 900}: 1"))
+
+
 def test_a_key_that_lives_elsewhere_is_sent_there() -> None:
     messages = [fault.message for fault in found("ttl: 5m\nlog: {listeners: []}")]
     assert "unknown key 'ttl'; its place is `pools.affinity`" in messages

@@ -80,6 +80,13 @@ def test_the_schema_is_json_and_refuses_unknown_keys_everywhere() -> None:
     assert all(item["additionalProperties"] is False for item in objects)
 
 
+def test_the_schema_takes_a_bare_zero_only_where_zero_is_meant() -> None:
+    timeouts = config.schema()["$defs"]["TimeoutSettings"]["properties"]
+    assert timeouts["no_host"]["type"] == ["string", "integer"]
+    assert timeouts["no_host"]["maximum"] == 0
+    assert timeouts["connect"]["type"] == "string"
+
+
 @pytest.mark.parametrize(("path", "section"), SECTIONS)
 def test_the_schema_explains_each_key_with_its_default(path: str, section: type[Section]) -> None:
     properties = config.schema()["$defs"][section.__name__]["properties"]
