@@ -116,9 +116,6 @@ def explain(
     named = routes.named_by(text) if text is not None else None
     pool = routes.pool_named(named.pool) if named else routes.pool_of(text)
     key = affinity_key(pool.settings.affinity, source, request.user).primary
-    if pin is not None and pin not in pool.by_name:
-        known = ", ".join(pool.by_name)
-        raise ValueError(f"pool {pool.name} has no host {pin!r}; it has {known}")
     question = Question(routes, pool, text, key, None, pin)
     rules, decision = _ask(question)
     return Explanation(
@@ -208,7 +205,8 @@ def _ask(question: Question) -> tuple[list[Verdict], Decision]:
             decision = answer
             hosts = [host.name for host in answer.candidates]
             first = f"{hosts[0]} comes first" if hosts[1:] else "".join(hosts) or "nobody serves it"
-            verdicts.append(Verdict(name, decides=True, words=f"{answer.reason}, {first}"))
+            why = f" ({answer.repin_cause})" if answer.repin_cause else ""
+            verdicts.append(Verdict(name, decides=True, words=f"{answer.reason}{why}, {first}"))
         else:
             verdicts.append(Verdict(name, decides=False, words=answer))
     assert decision is not None, "the last rule always decides"

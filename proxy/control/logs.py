@@ -19,13 +19,14 @@ Laws:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import queue
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Self, TextIO
 
 from proxy.errors import Cause
@@ -36,6 +37,7 @@ from proxy.settings import LogFormat, LogSettings
 BURST = 10
 _WINDOW_S = 1.0
 _QUEUE_LINES = 20_000
+_LAST_LINES_S = 2.0
 
 log = logging.getLogger("proxy")
 
@@ -86,17 +88,18 @@ class TextFormatter(logging.Formatter):
 class LogWriter:
     """The way of all log lines of this process from `logging` to the stream.
 
-    A context manager; leaving it writes what still waits.
+    A context manager. Leaving it writes what still waits, but for a reader that stands still it
+    waits `_LAST_LINES_S` at most.
     """
 
     def __init__(self, settings: LogSettings, stream: TextIO | None = None) -> None:
-        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(_QUEUE_LINES)
-        self._handler = _Enqueue(self._queue)
-        writer = _Write(stream or sys.stderr)
-        writer.setFormatter(
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_QUEUE_LINES)
+        self._handler = _Enqueue(self._waiting)
+        self._writer = _Write(stream or sys.stderr)
+        self._writer.setFormatter(
             JsonFormatter() if settings.format is LogFormat.JSON else TextFormatter()
         )
-        self._listener = QueueListener(self._queue, writer)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._level = settings.level.name
 
     def __enter__(self) -> Self:
@@ -104,39 +107,45 @@ class LogWriter:
         root.addHandler(self._handler)
         root.setLevel(logging.WARNING)  # of libraries, only what is wrong
         log.setLevel(self._level)
-        self._listener.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger().removeHandler(self._handler)
-        self._listener.stop()
+        with contextlib.suppress(queue.Full):
+            if self._handler.lost:
+                self._waiting.put(_lines_lost(self._handler.lost), timeout=_LAST_LINES_S)
+            self._waiting.put(None, timeout=_LAST_LINES_S)
+        self._thread.join(_LAST_LINES_S)
+
+    def _write(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            self._writer.handle(record)
 
 
-class _Enqueue(QueueHandler):
+class _Enqueue(logging.Handler):
     """Puts records into the queue as they are: the thread formats them."""
 
-    lost = 0
+    def __init__(self, waiting: queue.Queue[logging.LogRecord | None]) -> None:
+        super().__init__()
+        self.lost = 0
+        self._waiting = waiting
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         try:
             if self.lost:
-                told = logging.makeLogRecord(
-                    {
-                        "name": log.name,
-                        "levelname": "WARNING",
-                        "levelno": logging.WARNING,
-                        "msg": "log_lines_lost",
-                        "lines": self.lost,
-                    }
-                )
-                self.queue.put_nowait(told)
+                self._waiting.put_nowait(_lines_lost(self.lost))
                 self.lost = 0
-            self.queue.put_nowait(record)
+            self._waiting.put_nowait(record)
         except queue.Full:
             self.lost += 1
+
+
+def _lines_lost(lines: int) -> logging.LogRecord:
+    level = {"levelname": "WARNING", "levelno": logging.WARNING}
+    return logging.makeLogRecord(
+        {"name": log.name, "msg": "log_lines_lost", "lines": lines, **level}
+    )
 
 
 class _Write(logging.StreamHandler[TextIO]):

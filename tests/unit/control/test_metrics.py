@@ -1,0 +1,281 @@
+"""Metrics: what each event changes, what a scrape reads, and which labels there may be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy import __version__
+from proxy.control.metrics import Metrics, RelayState, Sources
+from proxy.control.series import PREFIX, SERIES, reference
+from proxy.errors import Cause, Side, StoreError
+from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.pool import Host, Pool, Will
+from proxy.server.record import ConnectionRecord, Ending, Phase
+from tests.unit.control.farm import connection, farm
+
+Samples = dict[str, float]
+
+
+class House:
+    """A proxy's live values, as the app would offer them."""
+
+    def __init__(self) -> None:
+        settings = farm()
+        self.hosts: list[Host] = [h for pool in settings.pools for h in Pool(pool).hosts]
+        self.connections: list[ConnectionRecord] = []
+        self.relays = [RelayState(0, True, 3), RelayState(1, False, 0)]
+        self.store_up = True
+        self.held = 0
+        self.pins_fail = False
+        self.metrics = Metrics(
+            settings,
+            Sources(
+                hosts=lambda: self.hosts,
+                connections=lambda: self.connections,
+                relays=lambda: self.relays,
+                store_up=lambda: self.store_up,
+                pins=self._pins,
+                held=lambda: self.held,
+            ),
+            started_at=1_234.5,
+        )
+
+    async def _pins(self) -> int:
+        if self.pins_fail:
+            raise StoreError("away")
+        return 42
+
+    async def scrape(self) -> Samples:
+        """Every sample by its text, as in `name{label="value"}` with the labels in order."""
+        text = (await self.metrics.render()).decode()
+        return {
+            _name(sample.name, sample.labels): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+def _name(name: str, labels: dict[str, str]) -> str:
+    inner = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    short = name.removeprefix(PREFIX)
+    return f"{short}{{{inner}}}" if inner else short
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    made = House()
+    yield made
+    made.metrics.close()
+
+
+def changes(before: Samples, after: Samples) -> Samples:
+    """What differs between two scrapes, without what the machine changes by itself."""
+    return {
+        name: value - before.get(name, 0.0)
+        for name, value in after.items()
+        if value != before.get(name, 0.0) and not name.startswith("open_files")
+    }
+
+
+async def test_every_series_of_the_table_is_shown_from_the_first_scrape_on(house: House) -> None:
+    text = (await house.metrics.render()).decode()
+    shown = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert shown == {PREFIX + name for name in SERIES}
+
+
+async def test_rate_sees_the_zero_of_whatever_has_not_happened_yet(house: House) -> None:
+    samples = await house.scrape()
+    for name in (
+        "connections_accepted_total{listener=second}",
+        "connections_placed_total{listener=rdp,pool=tools,reason=token}",
+        "tokens_total{fate=unknown_host,listener=rdp}",
+        "host_failures_total{cause=timeout,host=tool02,pool=tools}",
+        "repinned_total{cause=refused,pool=desktops}",
+        "negotiations_total{answer=failure_5,pool=tools}",
+        "bytes_total{direction=up,host=rdsh02,pool=desktops}",
+        "affinity_store_failures_total",
+        "placement_seconds_count{pool=tools}",
+        "event_loop_lag_seconds_count",
+    ):
+        assert samples[name] == 0.0, name
+
+
+async def test_an_accepted_connection_is_counted_by_listener(house: House) -> None:
+    before = await house.scrape()
+    house.metrics.connection_accepted(connection(phase=Phase.ACCEPT))
+    assert changes(before, await house.scrape()) == {
+        "connections_accepted_total{listener=rdp}": 1.0
+    }
+
+
+async def test_a_placed_connection_is_counted_by_reason_token_and_answer(house: House) -> None:
+    before = await house.scrape()
+    house.metrics.connection_placed(connection())
+    changed = changes(before, await house.scrape())
+    counters = {name: by for name, by in changed.items() if "_seconds" not in name}
+    assert counters == {
+        "connections_placed_total{listener=rdp,pool=desktops,reason=token}": 1.0,
+        "tokens_total{fate=honoured,listener=rdp}": 1.0,
+        "negotiations_total{answer=hybrid,pool=desktops}": 1.0,
+    }
+    assert changed["placement_seconds_sum{pool=desktops}"] == pytest.approx(0.004)
+    assert changed["connect_seconds_count{pool=desktops}"] == 1.0
+    assert changed["answer_seconds_bucket{le=0.005,pool=desktops}"] == 1.0
+    assert "answer_seconds_bucket{le=0.0025,pool=desktops}" not in changed
+
+
+async def test_a_repinned_connection_is_counted_with_its_cause(house: House) -> None:
+    before = await house.scrape()
+    house.metrics.connection_placed(
+        connection(reason=Reason.REPINNED, repin_cause=RepinCause.DOWN, fate=TokenFate.ABSENT)
+    )
+    changed = changes(before, await house.scrape())
+    assert changed["repinned_total{cause=down,pool=desktops}"] == 1.0
+    assert changed["tokens_total{fate=absent,listener=rdp}"] == 1.0
+
+
+@pytest.mark.parametrize("answer", [None, "failure_4294967295", "SSL|HYBRID", "x" * 500])
+async def test_an_answer_that_a_host_makes_up_is_no_label(house: House, answer: str | None) -> None:
+    before = await house.scrape()
+    house.metrics.connection_placed(connection(answer=answer))
+    changed = changes(before, await house.scrape())
+    assert changed["negotiations_total{answer=other,pool=desktops}"] == 1.0
+
+
+async def test_an_ending_is_counted_by_phase_side_and_cause(house: House) -> None:
+    before = await house.scrape()
+    ending = Ending(Phase.RELAY, Side.CLIENT, Cause.CLOSED)
+    house.metrics.connection_ended(connection(ending=ending, duration_s=61.0))
+    changed = changes(before, await house.scrape())
+    assert (
+        changed["connections_ended_total{cause=closed,listener=rdp,phase=relay,side=client}"] == 1.0
+    )
+    assert changed["connection_duration_seconds_bucket{le=300.0,pool=desktops}"] == 1.0
+    assert "connection_duration_seconds_bucket{le=60.0,pool=desktops}" not in changed
+    assert changed["bytes_total{direction=up,host=rdsh01,pool=desktops}"] == 100.0
+    assert changed["bytes_total{direction=down,host=rdsh01,pool=desktops}"] == 5000.0
+    assert not any(name.startswith("tokens_total") for name in changed), "counted when placed"
+
+
+async def test_a_refused_token_is_counted_although_nothing_was_placed(house: House) -> None:
+    before = await house.scrape()
+    ending = Ending(Phase.PLACE, Side.LOCAL, Cause.NO_HOST)
+    refused = connection(phase=Phase.PLACE, fate=TokenFate.UNKNOWN_HOST, host=None, ending=ending)
+    house.metrics.connection_ended(refused)
+    assert changes(before, await house.scrape()) == {
+        "tokens_total{fate=unknown_host,listener=rdp}": 1.0,
+        "connections_ended_total{cause=no_host,listener=rdp,phase=place,side=local}": 1.0,
+    }
+
+
+async def test_a_malformed_request_has_no_token_to_count(house: House) -> None:
+    before = await house.scrape()
+    ending = Ending(Phase.REQUEST, Side.CLIENT, Cause.NOT_TPKT)
+    noise = connection(phase=Phase.REQUEST, fate=TokenFate.ABSENT, pool=None, ending=ending)
+    house.metrics.connection_ended(noise)
+    assert changes(before, await house.scrape()) == {
+        "connections_ended_total{cause=not_tpkt,listener=rdp,phase=request,side=client}": 1.0
+    }
+
+
+async def test_failures_of_hosts_pins_and_store_are_counted(house: House) -> None:
+    before = await house.scrape()
+    house.metrics.host_answered("desktops", "rdsh01")
+    house.metrics.host_failed("desktops", "rdsh02", Cause.REFUSED)
+    house.metrics.pin_moved("tools", "token")
+    house.metrics.store_failed()
+    assert changes(before, await house.scrape()) == {
+        "host_failures_total{cause=refused,host=rdsh02,pool=desktops}": 1.0,
+        "pins_moved_total{cause=token,pool=tools}": 1.0,
+        "affinity_store_failures_total": 1.0,
+    }
+
+
+async def test_live_values_are_read_at_each_scrape(house: House) -> None:
+    first = await house.scrape()
+    assert first["host_up{host=rdsh01,pool=desktops}"] == 1.0
+    assert first["host_will{host=rdsh01,pool=desktops,will=ready}"] == 1.0
+    assert first["affinity_pins"] == 42.0
+    assert first["relay_up{relay=0}"] == 1.0
+    assert first["relay_up{relay=1}"] == 0.0
+    assert first["relay_connections{relay=0}"] == 3.0
+    assert first["start_time_seconds"] == 1_234.5
+    host = house.hosts[0]
+    host.up, host.will, host.live = False, Will.DRAIN, 9
+    house.held, house.store_up = 4, False
+    assert changes(first, await house.scrape()) == {
+        "host_up{host=rdsh01,pool=desktops}": -1.0,
+        "host_will{host=rdsh01,pool=desktops,will=ready}": -1.0,
+        "host_will{host=rdsh01,pool=desktops,will=drain}": 1.0,
+        "connections_active{host=rdsh01,pool=desktops}": 9.0,
+        "held_clients": 4.0,
+        "affinity_store_up": -1.0,
+    }
+
+
+async def test_open_files_and_the_build_are_told(house: House) -> None:
+    samples = await house.scrape()
+    assert 3 <= samples["open_files"] <= samples["open_files_limit"]
+    assert any(f"version={__version__}" in name for name in samples if "build_info" in name)
+
+
+async def test_pins_are_absent_while_the_store_does_not_answer(house: House) -> None:
+    house.pins_fail = True
+    assert "affinity_pins" not in await house.scrape()
+
+
+async def test_bytes_of_living_connections_count_and_do_not_count_twice(house: House) -> None:
+    name = "bytes_total{direction=down,host=rdsh01,pool=desktops}"
+    living = connection()
+    house.connections.append(living)
+    assert (await house.scrape())[name] == 5000.0
+    living.bytes_down = 6000
+    assert (await house.scrape())[name] == 6000.0
+    house.connections.remove(living)
+    living.ending = Ending(Phase.RELAY, Side.SERVER, Cause.RESET)
+    house.metrics.connection_ended(living)
+    assert (await house.scrape())[name] == 6000.0
+
+
+async def test_bytes_that_an_earlier_front_has_counted_do_not_count_again(house: House) -> None:
+    taken_over = connection(bytes_down=9_000_000)
+    house.metrics.connection_accepted(taken_over)
+    house.connections.append(taken_over)
+    taken_over.bytes_down += 10
+    samples = await house.scrape()
+    assert samples["bytes_total{direction=down,host=rdsh01,pool=desktops}"] == 10.0
+
+
+async def test_labels_hold_neither_users_nor_sources_nor_tokens(house: House) -> None:
+    record = connection()
+    house.connections.append(record)
+    house.metrics.connection_accepted(record)
+    house.metrics.connection_placed(record)
+    ended = replace(record, ending=Ending(Phase.RELAY, Side.CLIENT, Cause.CLOSED), duration_s=1.0)
+    house.metrics.connection_ended(ended)
+    text = (await house.metrics.render()).decode()
+    for private in ("Alice", "203.0.113", "msts", "0011223344"):
+        assert private not in text
+
+
+async def test_the_loops_lag_is_measured_until_cancelled(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.control.metrics._LAG_INTERVAL_S", 0.001)
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(house.metrics.watch_loop())
+        async with asyncio.timeout(5):
+            while not (await house.scrape())["event_loop_lag_seconds_count"]:
+                pass  # a scrape lets the loop run
+        watching.cancel()
+
+
+def test_the_reference_page_is_made_of_the_table() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
+    assert page.read_text("utf-8") == reference(), "run: python -m proxy.control.series"
