@@ -32,6 +32,6 @@ USER 10001:10001
 EXPOSE 3389 9389
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-  CMD ["rdp-proxy", "health", "--config", "/etc/rdp-proxy/config.yaml"]
+  CMD ["rdp-proxy", "health"]
 ENTRYPOINT ["rdp-proxy"]
 CMD ["run", "--config", "/etc/rdp-proxy/config.yaml"]
