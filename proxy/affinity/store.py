@@ -10,10 +10,11 @@ Rules that every store keeps (the contract tests run over all of `STORES`):
 2. No counts and no releases, which leak when a node dies. Nodes `touch` the keys of their live
    connections; whatever is not touched expires.
 3. An expiry only ever moves into the future: `claim` and `touch` set it to
-   max(what it was, now + ttl). Only a claim that replaces the host begins anew.
-4. A touch seeds an absent pin again (the store may have lost it), and never changes a different
-   one.
-5. `move` gives way: it is refused while anybody else has a hand on the key.
+   max(what it was, now + ttl), a claim that lost included, for its caller goes there. Only what
+   replaces the host begins anew.
+4. A touch seeds an absent pin again (the store may have lost it), and never changes or extends a
+   different one. Either way the node is a user of the key from then on.
+5. `move` gives way: it is refused while anybody else has a hand on the key, whatever their host.
 6. Expiry is wall-clock time, so that it keeps its meaning over a reboot.
 
 All times are seconds; `now` comes from the injected clock. Any method may raise StoreError.
@@ -21,8 +22,9 @@ All times are seconds; `now` comes from the injected clock. Any method may raise
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 
@@ -52,6 +54,22 @@ class Touch:
     ttl_s: float
 
 
+class StoreEvent(StrEnum):
+    """What a store tells its owner of its own accord. Bounded: used as a metrics label."""
+
+    SET_ASIDE = "set_aside"  # the table was corrupt: it is kept aside, and an empty one begun
+    EVICTED = "evicted"  # a full table forgot its longest idle pins
+    MAINTENANCE_FAILED = "maintenance_failed"  # it is tried again
+
+
+OnEvent = Callable[[StoreEvent, str], None]
+"""Receives an event and a sentence for the log. Called in the loop: quick, and never raises."""
+
+
+def ignore_event(event: StoreEvent, detail: str) -> None:
+    """For owners that do not want to know."""
+
+
 class AffinityStore(Protocol):
     """See the module's rules. Methods are coroutines even where the store needs no waiting."""
 
@@ -73,8 +91,8 @@ class AffinityStore(Protocol):
     async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
         """Extend the pins of live connections; return the host in force for each, in order.
 
-        A touch with the host in force extends it and marks `node` as a user of the key; one with
-        another host changes nothing.
+        A touch with the host in force extends it; one with another host leaves the pin as it is.
+        Both mark `node` as a user of the key (see `move`).
         """
 
     async def move(
@@ -94,6 +112,9 @@ class AffinityStore(Protocol):
 
     async def size(self) -> int:
         """How many pins are in force, about."""
+
+    async def maintain(self) -> None:
+        """Do what the store must do beside its calls, until cancelled. Raises no StoreError."""
 
     async def close(self) -> None:
         """Give back what the store holds. The table stays."""

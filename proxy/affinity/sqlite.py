@@ -1,0 +1,364 @@
+"""SqliteStore: the embedded affinity table, the default of a single node.
+
+What: the contract of `proxy.affinity.store` on a file in write-ahead-log mode. Each verb is one
+short transaction that begins with the write lock, so it is atomic among all processes that have
+the file open; two fronts do for a moment during an upgrade.
+
+Why synchronous calls inside of coroutines: a verb takes microseconds, a thread would cost more
+and lose the order. What takes longer is cut into pieces with a pause between them (touches,
+sweeps, scans), and what waits for the disk (opening, checkpoints) runs in a thread. A busy table
+is tried again after a short random pause: SQLite's own busy handler would stall the loop.
+
+Invariants: no cursor outlives its call (an open one keeps the log from ever ending); a commit is
+not synced (a power cut may lose the last seconds, which the touch round seeds again, and never
+damages the table); an expired row counts as absent whether or not it is swept yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from proxy.affinity.entry import Entry, assigned, claimed, moved, touched
+from proxy.affinity.sqlite_file import (
+    IN_MEMORY,
+    CheckpointerLock,
+    checkpoint,
+    explain,
+    is_busy,
+    is_corruption,
+    open_table,
+    replace_table,
+)
+from proxy.affinity.store import OnEvent, Pin, PinKey, StoreEvent, Touch, ignore_event
+from proxy.errors import StoreError
+
+BUSY_LIMIT_S = 0.5  # how long a verb waits for the writers of other processes
+BUSY_PAUSE_S = (0.0005, 0.005)
+TOUCH_CHUNK = 500  # rows a transaction
+RANGE_ROWS = 1000  # rows that a sweep or scan handles at once
+CHECKPOINT_EVERY_S = 2.0
+SWEEP_EVERY_S = 60.0
+LOG_PAGES = 4096  # 16 MiB: a longer log is emptied, not only copied
+
+_GET = """
+    SELECT host, expires_at, touched_at, claimed_at, node, node_at, others_at
+    FROM pins WHERE pool = ? AND key = ?
+"""
+_PUT = """
+    INSERT OR REPLACE INTO pins
+        (pool, key, host, expires_at, touched_at, claimed_at, node, node_at, others_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_DELETE = "DELETE FROM pins WHERE pool = ? AND key = ?"
+_PAGE = """
+    SELECT pool, key, host, expires_at, touched_at
+    FROM pins WHERE (pool, key) > (?, ?) ORDER BY pool, key LIMIT ?
+"""
+_PAGE_OF_POOL = """
+    SELECT pool, key, host, expires_at, touched_at
+    FROM pins WHERE pool = ? AND key > ? ORDER BY key LIMIT ?
+"""
+_RANGE = """
+    SELECT pool, key, expires_at <= ?
+    FROM pins WHERE (pool, key) > (?, ?) ORDER BY pool, key LIMIT ?
+"""
+_EXPIRE = """
+    DELETE FROM pins WHERE (pool, key) > (?, ?) AND (pool, key) <= (?, ?) AND expires_at <= ?
+"""
+_EVICT = """
+    DELETE FROM pins WHERE (pool, key) IN (
+        SELECT pool, key FROM pins ORDER BY touched_at LIMIT ?
+    )
+"""
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+_Changed = TypeVar("_Changed", bound=Entry | None)
+
+
+class SqliteStore:
+    """A store in one file, or in memory with the path `:memory:`. Made by `open`.
+
+    Attributes:
+        corruptions: tables that were set aside.
+        evictions: pins that made room for others.
+    """
+
+    def __init__(
+        self, path: str, max_pins: int, now: Callable[[], float], on_event: OnEvent
+    ) -> None:
+        """Open nothing yet: callers use `open`."""
+        self.corruptions = 0
+        self.evictions = 0
+        self._path = path
+        self._max_pins = max_pins
+        self._now = now
+        self._on_event = on_event
+        self._db: sqlite3.Connection
+        self._rows = 0  # expired ones included; each sweep corrects it
+        self._inserted = 0  # since the last sweep began
+        self._lock = CheckpointerLock(path)
+        self._checkpointing = threading.Lock()
+        self._committed = False  # since the last checkpoint ended
+        self._log_pages = 0
+
+    @classmethod
+    async def open(
+        cls,
+        path: str,
+        *,
+        max_pins: int,
+        now: Callable[[], float],
+        on_event: OnEvent = ignore_event,
+    ) -> SqliteStore:
+        """Open the table at `path`; it is made where it is absent, and begun anew where corrupt.
+
+        Raises:
+            StoreError: the file cannot be used; the message says what to do.
+        """
+        store = cls(path, max_pins, now, on_event)
+        store._use(*await asyncio.to_thread(open_table, path, now))
+        return store
+
+    async def get(self, key: PinKey) -> Pin | None:
+        """The pin in force, or None where it is absent or expired."""
+        entry = await self._run(self._row, key)
+        return entry.pin if entry and entry.expires_at > self._now() else None
+
+    async def claim(self, key: PinKey, host: str, *, expected: str | None, ttl_s: float) -> Pin:
+        """Pin `key` to `host` unless somebody else did; return the pin in force."""
+        change = partial(claimed, host=host, expected=expected, ttl_s=ttl_s)
+        return (await self._run(self._change, key, change)).pin
+
+    async def assign(self, key: PinKey, host: str, *, ttl_s: float) -> Pin:
+        """Pin `key` to `host` whatever it was before."""
+        change = partial(assigned, host=host, ttl_s=ttl_s)
+        return (await self._run(self._change, key, change)).pin
+
+    async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
+        """Extend the pins of live connections; return the host in force for each, in order."""
+        hosts: list[str] = []
+        for start in range(0, len(touches), TOUCH_CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            chunk = touches[start : start + TOUCH_CHUNK]
+            hosts += await self._run(self._touch_chunk, node, chunk)
+        return hosts
+
+    async def move(
+        self, node: str, key: PinKey, host: str, *, expected: str, quiet_s: float, ttl_s: float
+    ) -> bool:
+        """Move a pin from `expected` to `host`; False where anybody else has a hand on it."""
+        change = partial(
+            moved, node=node, host=host, expected=expected, quiet_s=quiet_s, ttl_s=ttl_s
+        )
+        return await self._run(self._change, key, change) is not None
+
+    async def scan(self, pool: str | None = None) -> AsyncIterator[tuple[PinKey, Pin]]:
+        """All pins in force, of one pool or of all; what changes meanwhile may be seen or not."""
+        after = ("" if pool is None else pool, "")
+        sql = _PAGE if pool is None else _PAGE_OF_POOL
+        while page := await self._run(self._fetch, sql, *after, RANGE_ROWS):
+            now = self._now()
+            for pool_name, key, host, expires_at, touched_at in page:
+                if expires_at > now:
+                    yield PinKey(pool_name, key), Pin(host, expires_at, touched_at)
+            after = page[-1][:2]
+            await asyncio.sleep(0)
+
+    async def clear(self, key: PinKey) -> bool:
+        """Forget one pin; False where there was none."""
+        return await self._run(self._delete, key)
+
+    async def size(self) -> int:
+        """How many pins the table holds; those that expired since the last sweep still count."""
+        return self._rows
+
+    async def maintain(self) -> None:
+        """Sweep and checkpoint until cancelled. One task of its owner runs this."""
+        loop = asyncio.get_running_loop()
+        sweep_at = loop.time() + SWEEP_EVERY_S
+        while True:
+            await asyncio.sleep(CHECKPOINT_EVERY_S)
+            try:
+                if loop.time() >= sweep_at:
+                    sweep_at = loop.time() + SWEEP_EVERY_S
+                    await self.sweep_once()
+                await self.checkpoint_once()
+            except StoreError as error:
+                self._on_event(StoreEvent.MAINTENANCE_FAILED, error.detail)
+
+    async def sweep_once(self) -> None:
+        """Delete what expired, count what is left, and hold it to `max_pins`."""
+        self._inserted = 0
+        left = 0
+        after = ("", "")
+        while True:
+            keys, expired = await self._run(self._sweep_range, after)
+            left += len(keys) - expired
+            if len(keys) < RANGE_ROWS:
+                break
+            after = keys[-1]
+            await asyncio.sleep(0)
+        self._rows = left + self._inserted
+        while (surplus := self._rows - self._max_pins) > 0:
+            await self._run(self._evict, min(surplus, RANGE_ROWS))
+            await asyncio.sleep(0)
+
+    async def checkpoint_once(self) -> None:
+        """Copy the log into the table, if that is this process's task and there is anything."""
+        if self._path == IN_MEMORY or not self._lock.take():
+            return
+        try:
+            await asyncio.to_thread(self._checkpoint)
+        except sqlite3.Error as error:
+            raise StoreError(explain(error, self._path)) from error
+
+    async def close(self) -> None:
+        """Give back what the store holds. The table stays."""
+        await asyncio.to_thread(self._close)
+
+    async def _run(
+        self, work: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs
+    ) -> _Result:
+        """Do `work`, again while other processes hold the table, once more on a new one if broken.
+
+        Raises:
+            StoreError: any failure of SQLite, or a table busy for too long.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BUSY_LIMIT_S
+        begun_anew = False
+        while True:
+            try:
+                return work(*args, **kwargs)
+            except sqlite3.Error as error:
+                if is_corruption(error) and not begun_anew:
+                    begun_anew = True
+                    self._begin_anew(str(error))
+                elif is_busy(error) and loop.time() < deadline:
+                    await asyncio.sleep(random.uniform(*BUSY_PAUSE_S))  # noqa: S311
+                else:
+                    raise StoreError(explain(error, self._path)) from error
+
+    # What follows is synchronous: each method is a whole step of the event loop.
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        rows = self._rows
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            self._rows = rows
+            if self._db.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+        self._committed = True
+
+    def _execute(self, sql: str, *args: object) -> int:
+        """Run a statement that returns no rows; return how many it changed."""
+        cursor = self._db.execute(sql, args)
+        cursor.close()
+        return cursor.rowcount
+
+    def _fetch(self, sql: str, *args: object) -> list[tuple[str, str, str, float, float]]:
+        return self._db.execute(sql, args).fetchall()
+
+    def _row(self, key: PinKey) -> Entry | None:
+        """The row of `key`, expired or not."""
+        rows = self._db.execute(_GET, (key.pool, key.key)).fetchall()
+        return Entry(*rows[0]) if rows else None
+
+    def _change(self, key: PinKey, change: Callable[[Entry | None, float], _Changed]) -> _Changed:
+        with self._transaction():
+            return self._put(key, change)
+
+    def _touch_chunk(self, node: str, chunk: Sequence[Touch]) -> list[str]:
+        with self._transaction():
+            return [
+                self._put(one.key, partial(touched, node=node, host=one.host, ttl_s=one.ttl_s)).host
+                for one in chunk
+            ]
+
+    def _put(self, key: PinKey, change: Callable[[Entry | None, float], _Changed]) -> _Changed:
+        """Within a transaction: write what `change` makes of the entry in force, if anything."""
+        now = self._now()
+        found = self._row(key)
+        entry = change(found if found and found.expires_at > now else None, now)
+        if entry is None:
+            return entry
+        if found is None:
+            if self._rows >= self._max_pins:
+                self._evict_rows(self._rows - self._max_pins + 1)
+            self._rows += 1
+            self._inserted += 1
+        self._execute(_PUT, key.pool, key.key, *entry)
+        return entry
+
+    def _delete(self, key: PinKey) -> bool:
+        with self._transaction():
+            found = self._row(key)
+            self._rows -= self._execute(_DELETE, key.pool, key.key)
+        return found is not None and found.expires_at > self._now()
+
+    def _sweep_range(self, after: tuple[str, str]) -> tuple[list[tuple[str, str]], int]:
+        """The keys of the next range, and how many of them expired and are deleted now."""
+        now = self._now()
+        rows = self._db.execute(_RANGE, (now, *after, RANGE_ROWS)).fetchall()
+        keys = [(pool, key) for pool, key, _expired in rows]
+        deleted = 0
+        if any(expired for _pool, _key, expired in rows):
+            with self._transaction():
+                deleted = self._execute(_EXPIRE, *after, *keys[-1], now)
+                self._rows -= deleted
+        return keys, deleted
+
+    def _evict(self, count: int) -> None:
+        with self._transaction():
+            self._evict_rows(count)
+
+    def _evict_rows(self, count: int) -> None:
+        """Within a transaction: let the longest idle pins go, one range of them at most."""
+        evicted = self._execute(_EVICT, min(count, RANGE_ROWS))
+        # Where other processes deleted rows, the count is too high until the next sweep.
+        self._rows -= max(evicted, 1)
+        self.evictions += evicted
+        self._on_event(StoreEvent.EVICTED, f"{evicted} of {self._max_pins} pins made room")
+
+    def _checkpoint(self) -> None:
+        """In a thread. See `sqlite_file` for why nothing is done unless something was committed."""
+        with self._checkpointing:
+            if self._committed:
+                try:
+                    truncate = self._log_pages > LOG_PAGES
+                    self._log_pages = checkpoint(self._path, truncate=truncate)
+                finally:
+                    self._committed = False
+
+    def _use(self, db: sqlite3.Connection, fault: str | None) -> None:
+        self._db = db
+        self._rows = db.execute("SELECT count(*) FROM pins").fetchall()[0][0]
+        if fault is not None:
+            self.corruptions += 1
+            self._on_event(StoreEvent.SET_ASIDE, fault)
+
+    def _begin_anew(self, fault: str) -> None:
+        """Replace a table that broke under our hands. Blocks the loop, once, for milliseconds."""
+        with self._checkpointing:
+            self._db.close()
+            self._committed = False
+            self._use(*replace_table(self._path, self._now, fault))
+
+    def _close(self) -> None:
+        with self._checkpointing:
+            self._db.close()
+            self._lock.give_back()
