@@ -24,10 +24,10 @@ from pathlib import Path
 import uvloop
 
 from proxy import config
-from proxy.affinity.store import AffinityStore
+from proxy.affinity.store import AffinityStore, StoreEvent
 from proxy.affinity.stores import open_store
 from proxy.capacity import default_relays, raise_open_files
-from proxy.control.admin import AdminViews, admin_routes, read_bearer
+from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
 from proxy.control.logs import ConnectionLog, LogWriter
@@ -47,7 +47,7 @@ from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord
 from proxy.server.table import ConnectionTable
-from proxy.settings import LogUsers, Settings, UnixPath, state_path
+from proxy.settings import LogUsers, Settings, state_path
 
 log = logging.getLogger("proxy")
 wall = time.time  # noqa: TID251  (the one wall clock; whoever needs it is given it)
@@ -172,15 +172,11 @@ class Front:
         return servers
 
     def _admin_routes(self) -> dict[str, Handler]:
-        admin = self.settings.admin
-        bearer: str | None = None
-        if admin.bearer_file is not None and not isinstance(admin.bind, UnixPath):
-            try:
-                bearer = read_bearer(Path(admin.bearer_file))
-            except (OSError, ValueError) as error:
-                raise StartError(f"admin.bearer_file: {error}") from error
         views = AdminViews(self.health.snapshot, self._hosts, self._records, self.store.scan, wall)
-        return admin_routes(views, bearer)
+        try:
+            return admin_routes(views, self.settings.admin)
+        except (OSError, ValueError) as error:
+            raise StartError(f"admin.bearer_file: {error}") from error
 
     async def _bind(self) -> list[socket.socket]:
         sockets = []
@@ -296,7 +292,7 @@ async def serve(control: socket.socket, path: str) -> int:
         for warning in config.warnings(settings):
             log.warning("configuration", extra={"detail": warning})
         try:
-            store = await open_store(settings.affinity, now=wall)
+            store = await open_store(settings.affinity, now=wall, on_event=_store_event)
             front = Front(settings, store, link)
         except (StoreError, StartError) as error:
             return _cannot_start(error)
@@ -315,6 +311,10 @@ async def serve(control: socket.socket, path: str) -> int:
                 hearing.cancel()
         await store.close()
     return 0
+
+
+def _store_event(event: StoreEvent, detail: str) -> None:
+    log.warning("affinity_store", extra={"what": event, "detail": detail})
 
 
 def _cannot_start(error: Exception) -> int:

@@ -32,7 +32,7 @@ class Cause(StrEnum):
     PRECONNECTION_BLOB = "preconnection_blob"  # [MS-RDPEPS] PDU, as Hyper-V's VMConnect sends
     TPKT_LENGTH = "tpkt_length"  # announced length outside 11..4096
     LENGTH_INDICATOR = "length_indicator"  # X.224 LI disagrees with the TPKT length, or is 255
-    NOT_CONNECTION_REQUEST = "not_connection_request"  # another TPDU, or class not 0
+    NOT_CONNECTION_REQUEST = "not_connection_request"  # another TPDU
     PROXY_HEADER_MISSING = "proxy_header_missing"  # trusted source without a header
     PROXY_HEADER_INVALID = "proxy_header_invalid"
     PROXY_HEADER_REFUSED = "proxy_header_refused"  # header from a source that is not trusted

@@ -12,6 +12,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 from proxy import sockets
 from proxy.address import Address
@@ -83,15 +84,14 @@ class Reception:
         record: ConnectionRecord,
         stay: _Stay,
     ) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = perf_counter()
         if self.gate.is_over_limit:
             raise LimitError(Cause.LIMIT, "limits.connections is reached")
         request = await self._read(listener, sock, record, stay)
-        record.request_s = loop.time() - began
+        record.request_s = perf_counter() - began
         if listener.require_tls:
             await self._require_tls(sock, request)
-        began = loop.time()
+        began = perf_counter()
         visit = Visit(
             sock,
             ipaddress.ip_address(record.client.host),
@@ -102,7 +102,7 @@ class Reception:
             routes.default,
         )
         placed = await self.placer.place(visit)
-        record.place_s = loop.time() - began
+        record.place_s = perf_counter() - began
         await self._hand_off(visit, placed)
 
     async def _read(

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import socket
 from dataclasses import dataclass
+from time import perf_counter
 
 from proxy import sockets
 from proxy.errors import Cause, ClientError, LimitError, ServerError, WireError
@@ -46,8 +47,7 @@ class Dialler:
             raise ServerError(Cause.UNREACHABLE, f"{host.settings.address} has no address")
         record.attempts += 1
         record.host, record.host_address = host.name, host.address
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = perf_counter()
         record.phase = Phase.CONNECT
         try:
             async with asyncio.timeout(self.timeouts.connect_s):
@@ -59,11 +59,11 @@ class Dialler:
         try:
             sockets.prepare(server, self.timeouts.keepalive_s)
             record.proxy_address = sockets.peer_of(server.getsockname())
-            record.connect_s = loop.time() - began
-            began = loop.time()
+            record.connect_s = perf_counter() - began
+            began = perf_counter()
             record.phase = Phase.ANSWER
             await self._exchange(visit, host, server)
-            record.answer_s = loop.time() - began
+            record.answer_s = perf_counter() - began
         except BaseException:
             server.close()
             raise

@@ -1,0 +1,178 @@
+"""A stage for the path's tests: small hosts on loopback, an in-memory table, a visiting client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from proxy import sockets
+from proxy.address import Address
+from proxy.affinity.sqlite import SqliteStore
+from proxy.errors import Cause
+from proxy.routing.pool import Pool, Routes
+from proxy.server.dial import Dialler
+from proxy.server.placement import Placer
+from proxy.server.record import ConnectionRecord
+from proxy.server.visit import Visit
+from proxy.settings import HostSettings, ListenerSettings, PoolSettings, TimeoutSettings
+from proxy.wire.x224 import (
+    NegotiationResponse,
+    encode_connection_confirm,
+    encode_connection_request,
+    parse_connection_request,
+)
+
+CONFIRM = encode_connection_confirm(NegotiationResponse(1, 2))
+
+
+class SmallHost:
+    """A TCP server on 127.0.0.1 that answers each request as its `manner` says.
+
+    Manners: `answer`, `silent` (accepts and says nothing), `close`, `reset`; `refuse` does not
+    listen at all.
+    """
+
+    def __init__(self, manner: str = "answer") -> None:
+        self.manner = manner
+        self.requests: list[bytes] = []
+        self.held: list[socket.socket] = []
+        self.listening = socket.socket()
+        self.listening.setblocking(False)
+        self.listening.bind(("127.0.0.1", 0))
+        self.address = Address(*self.listening.getsockname())
+        if manner != "refuse":
+            self.listening.listen()
+
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self.manner == "refuse":
+            return
+        while True:
+            sock, _ = await loop.sock_accept(self.listening)
+            self.held.append(sock)
+            self.requests.append(await loop.sock_recv(sock, 4096))
+            if self.manner == "answer":
+                await loop.sock_sendall(sock, CONFIRM)
+            elif self.manner == "reset":
+                sockets.reset(sock)
+            elif self.manner == "close":
+                sock.close()
+
+    def close(self) -> None:
+        for sock in (self.listening, *self.held):
+            sock.close()
+
+
+@dataclass
+class Observed:
+    """An Observer that remembers."""
+
+    failed: list[tuple[str, Cause]] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    ended: list[ConnectionRecord] = field(default_factory=list)
+    placed: list[ConnectionRecord] = field(default_factory=list)
+    accepted: list[ConnectionRecord] = field(default_factory=list)
+    store_failures: int = 0
+
+    def connection_accepted(self, record: ConnectionRecord) -> None:
+        self.accepted.append(record)
+
+    def connection_placed(self, record: ConnectionRecord) -> None:
+        self.placed.append(record)
+
+    def connection_ended(self, record: ConnectionRecord) -> None:
+        self.ended.append(record)
+
+    def host_answered(self, pool: str, host: str) -> None:
+        self.answered.append(host)
+
+    def host_failed(self, pool: str, host: str, cause: Cause) -> None:
+        self.failed.append((host, cause))
+
+    def pin_moved(self, pool: str, cause: str) -> None:
+        self.moved.append(cause)
+
+    def store_failed(self) -> None:
+        self.store_failures += 1
+
+
+class Clock:
+    """Wall time that moves when it is told."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Stage:
+    """Hosts `a`, `b`, … of the given manners in one pool, and a placer before them."""
+
+    def __init__(self, manners: Iterable[str], store: SqliteStore, **more: object) -> None:
+        self.hosts = [SmallHost(manner) for manner in manners]
+        settings = PoolSettings.model_validate(
+            {
+                "name": "desktops",
+                "hosts": [
+                    HostSettings(name=chr(97 + number), address=host.address)
+                    for number, host in enumerate(self.hosts)
+                ],
+                **more,
+            }
+        )
+        listener = ListenerSettings(name="rdp", bind=Address("127.0.0.1", 1), pool="desktops")
+        self.pool = Pool(settings)
+        self.routes = Routes(listener, {"desktops": self.pool})
+        self.observed = Observed()
+        self.store = store
+        self.timeouts = TimeoutSettings(connect_s=1.0, answer_s=0.2, no_host_s=0.5)
+        self.known: str | None = None
+        self.placer = Placer(
+            store,
+            "node",
+            Dialler(self.timeouts),
+            self.timeouts,
+            self.observed,
+            lambda _key: self.known,
+        )
+        self._numbers = iter(range(1, 10_000))
+
+    def visit(
+        self, *, source: str = "203.0.113.7", line: bytes | None = None
+    ) -> tuple[Visit, socket.socket]:
+        """A client that has sent its request; its far end is returned beside the visit."""
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        request = parse_connection_request(
+            encode_connection_request(line=line, requested_protocols=3)
+        )
+        assert not hasattr(request, "missing")
+        peer = Address(source, 50000)
+        record = ConnectionRecord(next(self._numbers), "rdp", peer, peer, 0.0)
+        return (
+            Visit(
+                near,
+                ip_address(source),
+                self.routes,
+                request,
+                record,
+                request.routing_token,
+                self.pool,
+            ),
+            far,
+        )
+
+    async def place(self, **client: object) -> ConnectionRecord:
+        """Place one client and let it go again; its record."""
+        visit, far = self.visit(**client)  # type: ignore[arg-type]
+        with visit.client, far:
+            placed = await self.placer.place(visit)
+            with closing(placed.server):
+                assert placed.server.recv(100) == CONFIRM
+            placed.host.live -= 1
+        return visit.record

@@ -1,0 +1,159 @@
+"""Keeping pins: touched while connections live, moved only where a token outgrew them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+
+from proxy.address import Address
+from proxy.affinity.sqlite import SqliteStore
+from proxy.affinity.store import PinKey
+from proxy.errors import StoreError
+from proxy.routing.model import Reason
+from proxy.routing.pool import Pool
+from proxy.server.gate import Gate
+from proxy.server.pins import PinKeeper, touch_period_s
+from proxy.server.record import ConnectionRecord
+from proxy.server.table import ConnectionTable, Established
+from proxy.settings import HostSettings, LimitSettings, PoolAffinity, PoolSettings
+from tests.unit.server.stage import Clock, Observed
+
+KEY = PinKey("desktops", "source:203.0.113.7")
+HOUR = 3600.0
+
+
+class Keeping:
+    def __init__(self, store: SqliteStore, clock: Clock) -> None:
+        self.store, self.clock = store, clock
+        hosts = tuple(
+            HostSettings(name=name, address=Address(f"10.0.0.{n}", 3389))
+            for n, name in enumerate("ab")
+        )
+        pool = Pool(
+            PoolSettings(name="desktops", hosts=hosts, affinity=PoolAffinity(ttl_s=72 * HOUR))
+        )
+        self.pools = {"desktops": pool}
+        self.observed = Observed()
+        gate = Gate(LimitSettings(), [], clock)
+        self.table = ConnectionTable(self.pools, gate, self.observed, clock)
+        self.keeper = PinKeeper(store, "node", self.table, self.pools, self.observed, clock)
+        self._ids = iter(range(1, 1000))
+
+    def connect(self, host: str, reason: Reason = Reason.PIN) -> Established:
+        at = Address("203.0.113.7", 5)
+        record = ConnectionRecord(next(self._ids), "rdp", at, at, self.clock.now)
+        record.pool, record.host, record.reason = "desktops", host, reason
+        row = Established(record, self.pools["desktops"].by_name[host], (KEY,))
+        self.table.add(row)
+        return row
+
+    async def tick(self, rows: Iterable[Established] = ()) -> None:
+        await self.keeper.tick(rows)
+
+    async def host(self) -> str | None:
+        pin = await self.store.get(KEY)
+        return pin.host if pin else None
+
+    async def lasts(self, seconds: float) -> bool:
+        """Whether the pin is in force so long from now."""
+        pin = await self.store.get(KEY)
+        return pin is not None and pin.expires_at >= self.clock.now + seconds
+
+
+@pytest.fixture
+async def k() -> AsyncIterator[Keeping]:
+    clock = Clock()
+    store = await SqliteStore.open(":memory:", max_pins=1000, now=clock)
+    yield Keeping(store, clock)
+    await store.close()
+
+
+async def test_a_new_connections_pin_lasts_minutes_and_a_settled_ones_days(k: Keeping) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    row = k.connect("a")
+    await k.tick([row])
+    assert not await k.lasts(700)
+    k.clock.now += 61
+    await k.tick()
+    assert await k.lasts(72 * HOUR)
+
+
+async def test_the_time_to_live_begins_when_the_connection_closes(k: Keeping) -> None:
+    row = k.connect("a")
+    k.clock.now += 12 * HOUR
+    k.table.drop(row)
+    await k.tick()
+    assert await k.lasts(72 * HOUR)
+    assert await k.host() == "a"
+
+
+async def test_a_pin_that_the_table_lost_is_seeded_again(k: Keeping) -> None:
+    row = k.connect("a")
+    await k.store.clear(KEY)
+    await k.tick([row])
+    assert await k.host() == "a"
+
+
+async def test_a_minute_after_a_redirection_the_pin_is_where_the_user_is(k: Keeping) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    k.clock.now += 1
+    k.connect("b", Reason.TOKEN)
+    k.clock.now += 30
+    await k.tick()
+    assert await k.host() == "a"
+    k.clock.now += 31
+    await k.tick()
+    assert await k.host() == "b"
+    assert k.observed.moved == ["token"]
+
+
+async def test_a_tokenless_connection_meanwhile_keeps_the_pin(k: Keeping) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    row = k.connect("b", Reason.TOKEN)
+    k.clock.now += 40
+    await k.store.claim(KEY, "a", expected="a", ttl_s=600)
+    k.clock.now += 21
+    await k.tick([row])
+    assert await k.host() == "a"
+
+
+async def test_users_behind_one_address_do_not_tear_each_other_apart(k: Keeping) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    rows = [k.connect("a"), k.connect("b", Reason.TOKEN)]
+    k.clock.now += 61
+    await k.tick(rows)
+    assert await k.host() == "a"
+
+
+async def test_a_connection_that_was_balanced_never_moves_a_pin(k: Keeping) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    row = k.connect("b", Reason.REPINNED)
+    k.clock.now += 61
+    await k.tick([row])
+    assert await k.host() == "a"
+
+
+async def test_a_table_that_is_away_is_told_and_survived(k: Keeping) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise StoreError("gone")
+
+    k.store.touch = away  # type: ignore[assignment, method-assign]
+    await k.tick([k.connect("a")])
+    assert k.observed.store_failures == 1
+
+
+async def test_flush_touches_everything(k: Keeping) -> None:
+    k.connect("a")
+    await k.keeper.flush()
+    assert await k.host() == "a"
+
+
+def test_pins_are_touched_often_enough_for_the_shortest_ttl(k: Keeping) -> None:
+    short = PoolSettings(
+        name="redirectors",
+        hosts=(HostSettings(name="r", address=Address("10.0.0.9", 3389)),),
+        affinity=PoolAffinity(ttl_s=120),
+    )
+    assert touch_period_s(k.pools.values()) == 60
+    assert touch_period_s([*k.pools.values(), Pool(short)]) == 30

@@ -1,0 +1,264 @@
+"""Placement over real sockets: who is dialled, what is claimed, and what a failure costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from proxy.affinity.sqlite import SqliteStore
+from proxy.affinity.store import PinKey
+from proxy.errors import Cause, ClientError, LimitError, ServerError, StoreError
+from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.server.record import Phase
+from proxy.settings import HostDown, TokenPolicy
+from proxy.wire.tokens import encode_msts
+from tests.unit.server.stage import Clock, Stage
+
+ALICE = PinKey("desktops", "source:203.0.113.7")
+Open = Callable[..., AbstractAsyncContextManager[Stage]]
+
+
+@asynccontextmanager
+async def stage(*manners: str, **more: object) -> AsyncIterator[Stage]:
+    store = await SqliteStore.open(":memory:", max_pins=1000, now=Clock())
+    built = Stage(manners, store, **more)
+    async with asyncio.TaskGroup() as tasks:
+        serving = [tasks.create_task(host.serve()) for host in built.hosts]
+        yield built
+        for task in serving:
+            task.cancel()
+    for host in built.hosts:
+        host.close()
+    await store.close()
+
+
+async def test_a_new_client_is_balanced_pinned_and_its_request_passed_on_as_it_is() -> None:
+    async with stage("answer", "answer") as farm:
+        record = await farm.place(line=b"Cookie: mstshash=alice")
+        pin = await farm.store.get(ALICE)
+        assert pin is not None
+        assert record.host == pin.host
+        assert (record.reason, record.answer) == (Reason.BALANCED, "hybrid")
+        host = farm.hosts[ord(pin.host) - 97]
+        assert host.requests[0].endswith(b"\x01\x00\x08\x00\x03\x00\x00\x00")
+        assert b"mstshash=alice\r\n" in host.requests[0]
+
+
+async def test_a_client_comes_back_to_its_host() -> None:
+    async with stage("answer", "answer", "answer") as farm:
+        hosts = [(await farm.place()).host for _ in range(5)]
+        assert len(set(hosts)) == 1
+        others = {(await farm.place(source=f"203.0.113.{n}")).host for n in range(20, 26)}
+        assert len(others) == 3
+
+
+async def test_connections_of_one_client_at_the_same_instant_land_on_one_host() -> None:
+    async with stage("answer", "answer", "answer", "answer") as farm:
+        async with asyncio.TaskGroup() as tasks:
+            coming = [tasks.create_task(farm.place()) for _ in range(8)]
+        assert len({task.result().host for task in coming}) == 1
+
+
+@pytest.mark.parametrize(
+    ("manner", "cause"),
+    [
+        ("refuse", Cause.REFUSED),
+        ("close", Cause.CLOSED),
+        ("reset", Cause.RESET),
+        ("silent", Cause.TIMEOUT),
+    ],
+)
+async def test_a_host_that_fails_costs_the_client_nothing_but_time(
+    manner: str, cause: Cause
+) -> None:
+    async with stage(manner, "answer") as farm:
+        await farm.store.assign(ALICE, "a", ttl_s=600)
+        record = await farm.place()
+        assert (record.host, record.attempts) == ("b", 2)
+        assert (record.reason, record.repin_cause) == (Reason.REPINNED, RepinCause.REFUSED)
+        assert farm.observed.failed == [("a", cause)]
+        pin = await farm.store.get(ALICE)
+        assert pin is not None
+        assert pin.host == "b"
+        assert [host.live for host in farm.pool.hosts] == [0, 0]
+
+
+async def test_the_loser_of_a_claim_follows_the_winner() -> None:
+    async with stage("answer", "answer") as farm:
+        get = farm.store.get
+
+        async def overtaken(key: PinKey) -> None:
+            """Another node pins the client between our look and our claim."""
+            farm.store.get = get  # type: ignore[method-assign]
+            await farm.store.assign(key, "b", ttl_s=600)
+
+        farm.store.get = overtaken  # type: ignore[assignment, method-assign]
+        farm.pool.hosts[1].live = 5
+        assert (await farm.place()).host == "b"
+        farm.pool.hosts[1].live = 0
+
+
+async def test_a_winner_that_cannot_serve_is_not_followed() -> None:
+    async with stage("answer", "answer") as farm:
+        get = farm.store.get
+
+        async def overtaken(key: PinKey) -> None:
+            farm.store.get = get  # type: ignore[method-assign]
+            await farm.store.assign(key, "gone", ttl_s=600)
+
+        farm.store.get = overtaken  # type: ignore[assignment, method-assign]
+        record = await farm.place()
+        pin = await farm.store.get(ALICE)
+        assert pin is not None
+        assert record.host == pin.host == "a"
+
+
+async def test_a_token_routes_its_connection_and_leaves_the_pin_alone() -> None:
+    async with stage("answer", "answer") as farm:
+        await farm.store.assign(ALICE, "a", ttl_s=600)
+        record = await farm.place(line=encode_msts(farm.hosts[1].address))
+        assert (record.host, record.fate) == ("b", TokenFate.HONOURED)
+        pin = await farm.store.get(ALICE)
+        assert pin is not None
+        assert pin.host == "a"
+
+
+async def test_a_token_sets_the_pin_where_there_is_none() -> None:
+    async with stage("answer", "answer") as farm:
+        await farm.place(line=encode_msts(farm.hosts[1].address))
+        pin = await farm.store.get(ALICE)
+        assert pin is not None
+        assert pin.host == "b"
+
+
+async def test_a_token_for_a_stranger_is_refused_and_nobody_dialled() -> None:
+    async with stage("answer") as farm:
+        stranger = farm.hosts[0].address._replace(host="127.9.9.9")
+        visit, far = farm.visit(line=encode_msts(stranger))
+        with visit.client, far, pytest.raises(LimitError) as refused:
+            await farm.placer.place(visit)
+        assert refused.value.cause is Cause.TOKEN_UNKNOWN_HOST
+        assert (visit.record.phase, visit.record.attempts) == (Phase.PLACE, 0)
+
+
+async def test_a_tokens_host_is_dialled_for_a_while_and_then_the_client_refused() -> None:
+    policy = TokenPolicy(wait_s=0.6)
+    async with stage("refuse", "answer", token=policy) as farm:
+        farm.pool.hosts[0].up = False
+        visit, far = farm.visit(line=encode_msts(farm.hosts[0].address))
+        with visit.client, far, pytest.raises(LimitError) as refused:
+            await farm.placer.place(visit)
+        assert refused.value.cause is Cause.TOKEN_HOST_DOWN
+        assert visit.record.fate is TokenFate.HOST_DOWN
+        assert visit.record.attempts >= 3
+        assert not farm.hosts[1].requests
+
+
+async def test_a_tokens_host_that_comes_back_in_time_gets_its_client() -> None:
+    async with stage("refuse", token=TokenPolicy(wait_s=5)) as farm:
+        farm.pool.hosts[0].up = False
+        visit, far = farm.visit(line=encode_msts(farm.hosts[0].address))
+        async with asyncio.TaskGroup() as tasks:
+            placing = tasks.create_task(farm.placer.place(visit))
+            await asyncio.sleep(0.3)
+            farm.hosts[0].listening.listen()
+            farm.hosts[0].manner = "answer"
+            serving = tasks.create_task(farm.hosts[0].serve())
+            placed = await placing
+            serving.cancel()
+        assert visit.record.fate is TokenFate.HONOURED
+        for sock in (placed.server, visit.client, far):
+            sock.close()
+
+
+async def test_a_tokens_host_that_stays_away_may_be_given_up_for_another() -> None:
+    policy = TokenPolicy(wait_s=0.1, host_down=HostDown.REBALANCE)
+    async with stage("refuse", "answer", token=policy) as farm:
+        record = await farm.place(line=encode_msts(farm.hosts[0].address))
+        assert (record.host, record.fate) == ("b", TokenFate.HOST_DOWN)
+        assert record.reason is Reason.BALANCED
+
+
+async def test_clients_are_held_while_no_host_is_up_and_placed_as_soon_as_one_is() -> None:
+    async with stage("answer") as farm:
+        farm.pool.hosts[0].up = False
+        visit, far = farm.visit()
+        async with asyncio.TaskGroup() as tasks:
+            placing = tasks.create_task(farm.placer.place(visit))
+            await asyncio.sleep(0.1)
+            assert farm.placer.held == 1
+            farm.pool.hosts[0].up = True
+            farm.placer.host_turned()
+            placed = await placing
+        assert (visit.record.host, farm.placer.held) == ("a", 0)
+        for sock in (placed.server, visit.client, far):
+            sock.close()
+
+
+async def test_a_client_is_not_held_for_ever() -> None:
+    async with stage("refuse", "refuse") as farm:
+        visit, far = farm.visit()
+        with visit.client, far, pytest.raises(ServerError) as nobody:
+            await farm.placer.place(visit)
+        assert nobody.value.cause is Cause.NO_HOST
+        assert visit.record.phase is Phase.PLACE
+
+
+async def test_a_client_that_leaves_while_it_waits_is_let_go() -> None:
+    async with stage("answer") as farm:
+        farm.pool.hosts[0].up = False
+        visit, far = farm.visit()
+        far.close()
+        with visit.client, pytest.raises(ClientError):
+            await farm.placer.place(visit)
+
+
+async def test_a_client_that_leaves_before_the_answer_blames_no_host() -> None:
+    async with stage("silent") as farm:
+        visit, far = farm.visit()
+        far.close()
+        with visit.client, pytest.raises(ClientError):
+            await farm.placer.place(visit)
+        assert farm.observed.failed == []
+        assert farm.pool.hosts[0].live == 0
+
+
+async def test_early_bytes_of_the_client_stay_in_its_socket() -> None:
+    async with stage("answer") as farm:
+        visit, far = farm.visit()
+        far.send(b"early")
+        placed = await farm.placer.place(visit)
+        assert visit.client.recv(100) == b"early"
+        for sock in (placed.server, visit.client, far):
+            sock.close()
+
+
+async def test_while_the_table_is_away_clients_go_where_this_node_knows_them() -> None:
+    async with stage("answer", "answer", "answer") as farm:
+
+        async def away(*_: object, **__: object) -> None:
+            raise StoreError("gone")
+
+        for verb in ("get", "claim", "touch", "assign"):
+            setattr(farm.store, verb, away)
+        farm.known = "c"
+        assert (await farm.place()).host == "c"
+        farm.known = None
+        assert len({(await farm.place()).host for _ in range(4)}) == 1
+        assert farm.observed.store_failures >= 5
+        record = await farm.place(line=encode_msts(farm.hosts[1].address))
+        assert record.fate is TokenFate.HONOURED
+
+
+async def test_the_sources_own_entry_follows_its_newest_pin() -> None:
+    affinity = {"key": "source_and_user"}
+    async with stage("answer", "answer", affinity=affinity) as farm:
+        await farm.place(line=b"Cookie: mstshash=alice")
+        bob = await farm.place(line=b"Cookie: mstshash=bob")
+        nobody = await farm.place()
+        assert nobody.host == bob.host
+        alice = await farm.place(line=b"Cookie: mstshash=ALICE ")
+        assert (alice.reason, alice.host) == (Reason.PIN, "a")
