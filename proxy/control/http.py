@@ -3,8 +3,8 @@
 `HttpServer` serves a table of routes at one address or unix socket; the admin view uses it too.
 Handlers know nothing of HTTP libraries: they take a `Request` and give an `Answer`.
 
-Laws: no banner and no access log; every request has a deadline and every idle connection ends
-soon; a unix socket is readable by its owner alone; whoever else answers at the address keeps it.
+Laws: requests meet no banner and leave no access log; each has a deadline, and idle connections
+end soon; a unix socket is readable by its owner alone; whoever answers at an address keeps it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,11 @@ from aiohttp import web
 
 from proxy.address import Address
 from proxy.settings import UnixPath, state_path
+
+log = logging.getLogger(__name__)
+# Scanners send noise all day, and aiohttp would log a traceback for each.
+_SILENT = logging.getLogger(f"{__name__}.aiohttp")
+_SILENT.setLevel(logging.CRITICAL)
 
 _REQUEST_TIMEOUT_S = 10.0
 _IDLE_TIMEOUT_S = 15.0
@@ -67,6 +73,7 @@ class HttpServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_SILENT,
             handle_signals=False,
             keepalive_timeout=_IDLE_TIMEOUT_S,
             lingering_time=1.0,
@@ -163,6 +170,9 @@ def _adapt(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResp
                 answer = await handler(asked)
         except TimeoutError:
             answer = json_answer({"error": "this took too long"}, 503)
+        except Exception:  # a fault of ours: told here, and never to whoever asked
+            log.exception("http_failed", extra={"path": request.path})
+            answer = json_answer({"error": "internal error"}, 500)
         headers = {"Content-Type": answer.content_type, "Cache-Control": "no-store"}
         return web.Response(
             body=answer.body, status=answer.status, headers=headers | dict(answer.headers)

@@ -1,0 +1,251 @@
+"""The operator's view over real sockets: what it shows, filters, and whom it turns away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.address import Address
+from proxy.affinity.store import Pin, PinKey
+from proxy.control.admin import AdminViews, admin_routes
+from proxy.errors import Cause, StoreError
+from proxy.routing.pool import Host, Pool
+from proxy.server.record import ConnectionRecord
+from proxy.settings import AdminSettings, UnixPath
+from tests.unit.control.farm import connection, farm
+from tests.unit.control.test_http import ask_json, serving
+
+NOW = 2_000.0
+TCP = AdminSettings(bind=Address("127.0.0.1", 0))
+
+
+@dataclass
+class _Health:
+    pool: str = "desktops"
+    host: str = "rdsh02"
+    since_s: float = 12.0004
+    failures: int = 3
+    cause: Cause | None = Cause.REFUSED
+    checked_s: float | None = 0.5
+
+
+class Proxy:
+    """What an app would show."""
+
+    def __init__(self) -> None:
+        self.hosts: list[Host] = [host for pool in farm().pools for host in Pool(pool).hosts]
+        self.connections: list[ConnectionRecord] = []
+        self.pins: list[tuple[PinKey, Pin]] = []
+        self.store_fails = False
+
+    def routes(self, settings: AdminSettings = TCP) -> Any:
+        views = AdminViews(
+            health=lambda: [_Health()],
+            hosts=lambda: self.hosts,
+            connections=lambda: self.connections,
+            pins=self._pins,
+            wall=lambda: NOW,
+        )
+        return admin_routes(views, settings)
+
+    async def _pins(self, pool: str | None) -> AsyncIterator[tuple[PinKey, Pin]]:
+        if self.store_fails:
+            raise StoreError("away")
+        for key, pin in self.pins:
+            if pool in (None, key.pool):
+                yield key, pin
+
+    async def ask(self, path: str) -> Any:
+        """The JSON of a call that goes well."""
+        async with serving(self.routes()) as endpoint:
+            status, answer = await ask_json(endpoint, path)
+            assert status == 200, answer
+            return answer
+
+
+@pytest.fixture
+def proxy() -> Proxy:
+    return Proxy()
+
+
+async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
+    proxy.hosts[1].up, proxy.hosts[1].live = False, 4
+    hosts = (await proxy.ask("/v1/hosts"))["hosts"]
+    assert [host["host"] for host in hosts] == ["rdsh01", "rdsh02", "tool01", "tool02"]
+    assert hosts[1] == {
+        "pool": "desktops",
+        "host": "rdsh02",
+        "address": "10.0.0.22:3389",
+        "up": False,
+        "will": "ready",
+        "weight": 100,
+        "connections": 4,
+        "since_s": 12.0,
+        "failures": 3,
+        "cause": "refused",
+        "checked_s_ago": 0.5,
+    }
+    assert hosts[0]["since_s"] is None, "health does not know it"
+    assert hosts[3]["address"] == "tool02.example:3389", "a name that has no address yet"
+
+
+async def test_connections_are_shown_with_what_an_operator_asks_for(proxy: Proxy) -> None:
+    proxy.connections = [connection()]
+    answer = await proxy.ask("/v1/connections")
+    assert answer["total"] == 1
+    assert answer["connections"][0] == {
+        "id": 7,
+        "listener": "rdp",
+        "client": "203.0.113.7:50123",
+        "user": "Alice",
+        "pool": "desktops",
+        "host": "rdsh01",
+        "host_address": "10.0.0.21:3389",
+        "proxy_address": "10.0.0.1:40404",
+        "reason": "token",
+        "token_fate": "honoured",
+        "token": "Cookie: msts=352321546.15629.0000",
+        "correlation_id": "00112233445566778899aabbccddeeff",
+        "answer": "hybrid",
+        "relay": 1,
+        "bytes_up": 100,
+        "bytes_down": 5000,
+        "duration_s": 1000.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("", [1, 2, 3]),
+        ("client=203.0.113.7", [1, 2]),
+        ("client=2001:db8::1", [3]),
+        ("client=2001:DB8:0::1", [3]),
+        ("client=bob", [2, 3]),
+        ("client=BOB%20", [2, 3]),
+        ("client=nobody", []),
+        ("host=rdsh02", [2]),
+        ("pool=tools", [3]),
+        ("client=bob&pool=desktops", [2]),
+        ("limit=2", [1, 2]),
+        ("limit=0", []),
+    ],
+)
+async def test_connections_are_filtered(proxy: Proxy, query: str, ids: list[int]) -> None:
+    proxy.connections = [
+        connection(id=1),
+        connection(id=2, user="bob", host="rdsh02"),
+        connection(id=3, user="Bob", client=Address("2001:db8::1", 9), pool="tools", host="tool01"),
+    ]
+    answer = await proxy.ask(f"/v1/connections?{query}")
+    assert [found["id"] for found in answer["connections"]] == ids
+    assert answer["total"] == (3 if query.startswith("limit") else len(ids))
+
+
+PINS = [
+    (PinKey("desktops", "source:203.0.113.7"), Pin("rdsh01", NOW + 600, NOW - 30)),
+    (PinKey("desktops", "source:2001:db8::/64"), Pin("rdsh02", NOW + 600, NOW)),
+    (PinKey("desktops", "source:203.0.113.7 user:bob"), Pin("rdsh02", NOW + 600, NOW)),
+    (PinKey("tools", "user:bob"), Pin("tool01", NOW + 600, NOW)),
+]
+
+
+async def test_pins_are_shown_with_their_age(proxy: Proxy) -> None:
+    proxy.pins = PINS[:1]
+    assert await proxy.ask("/v1/pins") == {
+        "pins": [
+            {
+                "pool": "desktops",
+                "key": "source:203.0.113.7",
+                "host": "rdsh01",
+                "expires_in_s": 600.0,
+                "touched_s_ago": 30.0,
+            }
+        ],
+        "more": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "found", "more"),
+    [
+        ("", [0, 1, 2, 3], False),
+        ("pool=tools", [3], False),
+        ("client=203.0.113.7", [0, 2], False),
+        ("client=2001:db8::77", [1], False),
+        ("client=2001:db9::77", [], False),
+        ("client=bob", [2, 3], False),
+        ("client=user:bob", [3], False),
+        ("limit=3", [0, 1, 2], True),
+        ("limit=4", [0, 1, 2, 3], False),
+    ],
+)
+async def test_pins_are_filtered(proxy: Proxy, query: str, found: list[int], more: bool) -> None:
+    proxy.pins = PINS
+    answer = await proxy.ask(f"/v1/pins?{query}")
+    assert [pin["key"] for pin in answer["pins"]] == [PINS[index][0].key for index in found]
+    assert answer["more"] is more
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/pins?limit=many", "limit is a whole number, not 'many'"),
+        ("/v1/pins?limit=-1", "limit is a whole number"),
+        ("/v1/connections?clinet=x", "unknown parameter 'clinet'; there are: client, host"),
+        ("/v1/hosts?pool=x", "unknown parameter 'pool'; there are: none"),
+    ],
+)
+async def test_a_parameter_that_means_nothing_is_told(proxy: Proxy, path: str, words: str) -> None:
+    async with serving(proxy.routes()) as endpoint:
+        status, answer = await ask_json(endpoint, path)
+    assert status == 400
+    assert words in answer["error"]
+
+
+async def test_a_store_that_is_away_is_told(proxy: Proxy) -> None:
+    proxy.store_fails = True
+    async with serving(proxy.routes()) as endpoint:
+        status, answer = await ask_json(endpoint, "/v1/pins")
+    assert status == 503
+    assert "does not answer" in answer["error"]
+
+
+async def test_every_call_needs_the_bearer_token_where_there_is_one(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    file = tmp_path / "bearer"
+    file.write_text(" geheim-ü \n", "utf-8")
+    settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file=str(file))
+    async with serving(proxy.routes(settings)) as endpoint:
+        for path in ("/v1/hosts", "/v1/connections", "/v1/pins"):
+            for wrong in (None, "", "geheim", "geheim-ü2"):
+                status, answer = await ask_json(endpoint, path, wrong)
+                assert (status, answer) == (401, {"error": "a bearer token is needed"})
+            assert (await ask_json(endpoint, path, "geheim-ü"))[0] == 200
+
+
+async def test_a_unix_socket_is_guarded_by_its_permissions(proxy: Proxy, tmp_path: Path) -> None:
+    bind = UnixPath(str(tmp_path / "admin.sock"))
+    settings = AdminSettings(bind=bind, bearer_file="/nonexistent")
+    async with serving(proxy.routes(settings), bind) as endpoint:
+        assert (await ask_json(endpoint, "/v1/hosts"))[0] == 200
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_bearer_file_lets_nobody_in(proxy: Proxy, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "bearer"
+    file.write_text(content)
+    settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file=str(file))
+    with pytest.raises(OSError, match="is empty"):
+        proxy.routes(settings)
+
+
+def test_a_bearer_file_that_is_missing_is_told(proxy: Proxy) -> None:
+    settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file="/nonexistent/bearer")
+    with pytest.raises(OSError, match="/nonexistent/bearer"):
+        proxy.routes(settings)

@@ -1,0 +1,342 @@
+"""The command line: exit codes, one-line errors, and what each command prints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import __version__, cli
+from proxy.address import Address
+from proxy.affinity.store import Pin, PinKey
+from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.http import Readiness
+from proxy.control.names import KEY_FILE, hash_user, load_key
+from proxy.routing.pool import Pool
+from proxy.settings import AdminSettings, UnixPath
+from tests.unit.control.farm import FARM, connection, farm
+from tests.unit.control.test_http import public, serving
+
+
+def rdp_proxy(
+    *words: str, cwd: Path | None = None, stdin: str = "", **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as people do."""
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path} | environ,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "farm.yaml"
+    path.write_text(FARM)
+    return str(path)
+
+
+def test_version_is_the_packages() -> None:
+    done = rdp_proxy("--version")
+    assert (done.returncode, done.stdout) == (0, f"rdp-proxy {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["check"], ["run"], ["routing-token", "shake", "x"], ["pins", "-x"]]
+)
+def test_a_wrong_command_is_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert "usage: rdp-proxy" in capsys.readouterr().err
+
+
+def test_check_says_ok_and_counts(config: str) -> None:
+    done = rdp_proxy("check", config)
+    assert (done.returncode, done.stdout) == (0, f"{config}: ok, 2 listeners, 2 pools, 4 hosts\n")
+    assert done.stderr == ""
+
+
+def test_check_tells_all_problems_with_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        FARM.replace("pool: tools", "pool: tolls").replace("balance: hash", "balance: x")
+    )
+    done = rdp_proxy("check", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{path}:") for line in lines)
+
+
+def test_check_tells_what_is_hardly_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(
+        FARM.replace("collections: {Tools: tools}", "").replace("pool: tools", "pool: desktops")
+    )
+    assert cli.main(["check", str(path)]) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith(f"{path}: warning: pool 'tools'")
+    assert ": ok, " in told.out
+
+
+@pytest.mark.parametrize("command", [["check"], ["explain", "--client", "::1", "--config"]])
+def test_a_file_that_is_missing_is_code_2(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "none.yaml")
+    assert cli.main([*command, path]) == 2
+    assert capsys.readouterr().err.startswith(f"{path}:1:1: the file cannot be read")
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema"]) == 0
+    assert "listeners" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_explain_tells_people_and_programs(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explain", "--config", config, "--client", "203.0.113.7", "--token", "10.0.0.22"]
+    assert cli.main(words) == 0
+    assert "decides: token, rdsh02" in capsys.readouterr().out
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"][0]["host"] == "rdsh02"
+
+
+def test_explain_reads_a_request_from_standard_input(config: str) -> None:
+    request = "0300000b 06e00000000000"
+    done = rdp_proxy(
+        "explain", "--config", config, "--client", "::1", "--request", "-", stdin=request
+    )
+    assert done.returncode == 0
+    assert "11 bytes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("request_hex", "words"),
+    [("474554", "first byte is 0x47, not 3 (cause not_tpkt)"), ("xyz", "not hexadecimal")],
+)
+def test_explain_says_why_a_request_is_none(
+    config: str, request_hex: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["explain", "--config", config, "--client", "::1", "--request", request_hex]
+    assert cli.main(asked) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("rdp-proxy: ")
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_a_routing_token_goes_both_ways() -> None:
+    made = rdp_proxy("routing-token", "encode", "172.31.249.216")
+    assert (made.returncode, made.stdout) == (0, "Cookie: msts=3640205228.15629.0000\n")
+    read = rdp_proxy("routing-token", "decode", made.stdout)
+    assert (read.returncode, read.stdout) == (0, "172.31.249.216:3389\n")
+
+
+@pytest.mark.parametrize(
+    ("act", "text", "code", "words"),
+    [
+        ("decode", "tsv://MS Terminal Services Plugin.1.Tools", 0, "collection Tools"),
+        ("decode", "msts=1677787402.36895.0000", 0, "10.1.1.100:8080"),
+        ("decode", "Cookie: msts=2282941292", 1, "rdp-proxy: the token names no host"),
+        ("decode", "", 1, "rdp-proxy: the token is empty"),
+        ("encode", "rdsh01.example", 1, "rdp-proxy: a routing token holds an IPv4 address"),
+        ("encode", "[2001:db8::1]:3389", 1, "is IPv6"),
+        ("encode", "10.0.0.1:99999", 1, "port 99999"),
+    ],
+)
+def test_routing_tokens_are_read_or_refused_in_words(
+    act: str, text: str, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["routing-token", act, text]) == code
+    told = capsys.readouterr()
+    assert words in (told.err if code else told.out)
+
+
+async def test_health_is_0_when_ready_and_1_with_the_reason_when_not() -> None:
+    for readiness, code in (
+        (Readiness(True, 1, False, True, {}), 0),
+        (Readiness(True, 1, True, True, {}), 1),
+    ):
+        async with serving(public(readiness)) as endpoint:
+            url = f"http://{endpoint}/readyz"
+            done = await asyncio.to_thread(rdp_proxy, "health", RDP_PROXY_HEALTH_URL=url)
+            assert done.returncode == code
+            said = done.stderr if code else done.stdout
+            assert said == ("rdp-proxy: not ready: stopping\n" if code else "ready\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "words"),
+    [
+        ("http://127.0.0.1:1/readyz", 1, "refused"),
+        ("https://127.0.0.1:1/readyz", 2, "--url is like"),
+        ("127.0.0.1:1", 2, "--url is like"),
+        ("http://localhost/readyz", 1, "not HOST:PORT"),
+    ],
+)
+def test_health_says_in_one_line_what_is_wrong(
+    url: str, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["health", "--url", url]) == code
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+async def test_health_of_something_else_names_its_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving({}) as endpoint:
+        words = ["health", "--url", f"http://{endpoint}/nothing"]
+        assert await asyncio.to_thread(cli.main, words) == 1
+    assert capsys.readouterr().err == "rdp-proxy: not ready: HTTP status 404\n"
+
+
+def test_health_starts_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from proxy.cli import main; main(['health', '--url', 'http://127.0.0.1:1/']);"
+        "heavy = {'pydantic', 'aiohttp', 'yaml', 'asyncio', 'uvloop', 'rich', 'prometheus_client'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def views() -> AdminViews:
+    async def pins(_: str | None) -> AsyncIterator[tuple[PinKey, Pin]]:
+        yield PinKey("desktops", "source:2001:db8::/64"), Pin("rdsh01", 700.0, 90.0)
+        yield PinKey("desktops", "source:203.0.113.7"), Pin("rdsh02", 700.0, 90.0)
+
+    return AdminViews(
+        health=list,
+        hosts=lambda: [host for pool in farm().pools for host in Pool(pool).hosts],
+        connections=lambda: [connection(user="[bold]alice", host_address=None)],
+        pins=pins,
+        wall=lambda: 100.0,
+    )
+
+
+async def view(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command against an admin socket in the state directory."""
+    bind = UnixPath(str(tmp_path / "admin.sock"))
+    async with serving(admin_routes(views(), AdminSettings(bind=bind)), bind):
+        return await asyncio.to_thread(rdp_proxy, *words, STATE_DIRECTORY=str(tmp_path))
+
+
+async def test_hosts_are_a_table_for_people(tmp_path: Path) -> None:
+    done = await view(tmp_path, "hosts")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].split()[:4] == ["pool", "host", "address", "up"]
+    assert " ".join(lines[1].split()) == "desktops rdsh01 10.0.0.21:3389 yes ready 100 0 -"
+    assert len(lines) == 5
+
+
+async def test_text_of_clients_is_no_markup_of_the_table(tmp_path: Path) -> None:
+    done = await view(tmp_path, "connections")
+    assert "[bold]alice" in done.stdout
+
+
+async def test_pins_are_filtered_and_the_rest_is_told(tmp_path: Path) -> None:
+    done = await view(tmp_path, "pins", "--client", "203.0.113.7", "--json")
+    assert [pin["host"] for pin in json.loads(done.stdout)["pins"]] == ["rdsh02"]
+    done = await view(tmp_path, "pins", "--limit", "1")
+    assert done.stdout.splitlines()[1].split()[:3] == ["desktops", "source:2001:db8::/64", "rdsh01"]
+    assert done.stderr == "rdp-proxy: the first 1; there are more (--limit)\n"
+
+
+async def test_what_the_proxy_refuses_is_told(tmp_path: Path) -> None:
+    done = await view(tmp_path, "pins", "--limit", "many")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rdp-proxy: limit is a whole number, not 'many'\n"
+
+
+async def test_the_configuration_tells_where_the_proxy_is_and_its_bearer(
+    tmp_path: Path, config: str
+) -> None:
+    bearer = tmp_path / "bearer"
+    bearer.write_text("secret\n")
+    settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file=str(bearer))
+    async with serving(admin_routes(views(), settings)) as endpoint:
+        admin = f"\nadmin: {{bind: '{endpoint}', bearer_file: '{bearer}'}}\n"
+        await asyncio.to_thread(Path(config).write_text, FARM + admin)
+        done = await asyncio.to_thread(rdp_proxy, "hosts", "--config", config, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(json.loads(done.stdout)["hosts"]) == 4
+        done = await asyncio.to_thread(rdp_proxy, "hosts", "--admin", endpoint)
+        assert done.stderr == "rdp-proxy: a bearer token is needed\n"
+
+
+def test_a_proxy_that_does_not_run_is_told(tmp_path: Path) -> None:
+    done = rdp_proxy("pins", STATE_DIRECTORY=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"rdp-proxy: unix:{tmp_path}/admin.sock: ")
+    assert "does the proxy run?" in done.stderr
+
+
+def test_an_admin_endpoint_that_is_off_is_told(
+    config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(config).write_text(FARM + "\nadmin: {bind: off}\n")
+    assert cli.main(["hosts", "--config", config]) == 1
+    assert capsys.readouterr().err == f"rdp-proxy: {config}: admin.bind is off\n"
+
+
+def test_hash_user_finds_the_name_that_the_log_hides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert cli.main(["hash-user", "Alice"]) == 1
+    assert "STATE_DIRECTORY" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [], "a key of its own would help nobody"
+    key = load_key(tmp_path / KEY_FILE)
+    assert cli.main(["hash-user", "Alice"]) == 0
+    assert capsys.readouterr().out == hash_user(key, "alice") + "\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"'{sys.executable}' -m proxy schema | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("{0\n", "")
+
+
+def test_an_interrupt_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_schema", interrupted)
+    assert cli.main(["schema"]) == 130
+    assert capsys.readouterr().err == ""
