@@ -71,8 +71,12 @@ class Client:
         line: what a .rdp file has as loadbalanceinfo, without CRLF; it takes the place of the
             cookie until a redirection replaces it.
         byte_by_byte: send each Connection Request in segments of one byte.
+        think_s: pause between probe and login, in which a person answers a prompt. It is not
+            counted in the time to the active session.
         hold_s: how long to stay in the session before `login` ends it.
         timeout_s: patience for one connection, from dialling to the session.
+        direct: dial the host that a token names oneself, as if there were no balancer: what the
+            same login costs without one.
     """
 
     address: Address
@@ -82,14 +86,16 @@ class Client:
     domain: str = ""
     line: bytes | None = None
     byte_by_byte: bool = False
+    think_s: float = 0.0
     hold_s: float = 0.0
     timeout_s: float = 10.0
+    direct: bool = False
 
     async def login(self) -> LoginResult:
         """Log in, stay for `hold_s` with some traffic, leave."""
         async with self.session() as (result, session):
             if session is not None:
-                await self._stay(result, session)
+                await self.stay(result, session)
         return result
 
     @asynccontextmanager
@@ -99,7 +105,7 @@ class Client:
         began = time.perf_counter()
         try:
             session = await self._log_in(result)
-            result.time_to_active_s = time.perf_counter() - began
+            result.time_to_active_s = time.perf_counter() - began - self.think_s
         except LoginError as failed:
             result.failure, result.detail = failed.failure, failed.detail
         try:
@@ -108,11 +114,22 @@ class Client:
             if session is not None:
                 await session.close()
 
+    async def stay(self, result: LoginResult, session: Session) -> None:
+        """Spend `hold_s` in a session, with some traffic; a cut is noted as the failure."""
+        try:
+            for pause in (self.hold_s, 0.0):
+                async with asyncio.timeout(pause + self.timeout_s):
+                    await session.echo(b"still there?")
+                    await asyncio.sleep(pause)
+        except (OSError, ValueError) as error:
+            result.failure, result.detail = Failure.CLOSED, f"the session was cut: {error}"
+
     async def _log_in(self, result: LoginResult) -> Session:
         line = self.line if self.line is not None else self._cookie()
         async with self._leg(result, Step.PROBE, self.address, line) as probe:
             expected = probe.peer_certificate()
             await probe.close()
+        await asyncio.sleep(self.think_s)
         async with self._leg(result, Step.LOGIN, self.address, line, expected) as link:
             answer = await self._enter(link)
             if isinstance(answer, Session):
@@ -212,8 +229,9 @@ class Client:
         if redirection.target_net_address is not None:
             ip, port = redirection.target_net_address, self.address.port
             return self.directory.dial_address(ip, port), self._cookie()
-        info = redirection.load_balance_info or self._cookie()
-        return self.address, info.removesuffix(b"\r\n")
+        line = (redirection.load_balance_info or self._cookie()).removesuffix(b"\r\n")
+        named = tokens.read_token(line).address if self.direct else None
+        return named or self.address, line
 
     def _at_the_right_host(self, result: LoginResult, session: Session) -> Session:
         """Where a token named a host, the session has to be there."""
@@ -222,15 +240,6 @@ class Client:
             raise LoginError(Failure.WRONG_HOST, f"the token names {leg.named}")
         result.host = leg.reached
         return session
-
-    async def _stay(self, result: LoginResult, session: Session) -> None:
-        try:
-            for pause in (self.hold_s, 0.0):
-                async with asyncio.timeout(pause + self.timeout_s):
-                    await session.echo(b"still there?")
-                    await asyncio.sleep(pause)
-        except (OSError, ValueError) as error:
-            result.failure, result.detail = Failure.CLOSED, f"the session was cut: {error}"
 
     def _cookie(self) -> bytes:
         """As mstsc writes it: at most nine characters ([MS-RDPBCGR] appendix A, note 43)."""
