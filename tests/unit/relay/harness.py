@@ -139,3 +139,26 @@ class RelayUnderTest:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE_S)
         self.control.close()
+
+
+async def hand_over(
+    pool: RelayPool,
+    conn_id: int,
+    *,
+    idle_s: float | None = None,
+    half_close_s: float = 30.0,
+    receive_buffer: int | None = None,
+) -> tuple[socket.socket, socket.socket]:
+    """An established connection; its far ends."""
+    client, near_client = tcp_pair(receive_buffer)
+    server, near_server = tcp_pair(receive_buffer)
+    await pool.hand_off(
+        conn_id,
+        near_client,
+        near_server,
+        bytes_up=0,
+        idle_s=idle_s,
+        half_close_s=half_close_s,
+        record=b"record %d" % conn_id,
+    )
+    return client, server
