@@ -163,7 +163,7 @@ async def _connections(views: AdminViews, request: Request) -> Answer:
 
 def _connection(record: ConnectionRecord, now: float) -> dict[str, object]:
     return {
-        "id": record.id,
+        "id": f"{record.id:016x}",  # as in the log
         "listener": record.listener,
         "client": str(record.client),
         "user": record.user,

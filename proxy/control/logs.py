@@ -55,6 +55,8 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     if record.name.partition(".")[0] != "proxy":  # a library's: its message is no event of ours
         fields |= {"event": "library", "logger": record.name, "message": record.getMessage()}
     fields |= {key: value for key, value in vars(record).items() if key not in _OWN_ATTRIBUTES}
+    if isinstance(number := fields.get("id"), int):
+        fields["id"] = f"{number:016x}"  # 64 bits: readers of JSON would round the number
     if record.exc_info:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
     return fields

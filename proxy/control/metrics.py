@@ -38,7 +38,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.control.series import PREFIX, SERIES
-from proxy.errors import Cause, StoreError
+from proxy.errors import Cause, Side, StoreError
 from proxy.routing.model import Reason, RepinCause, TokenFate
 from proxy.routing.pool import Host, Will
 from proxy.server.record import ConnectionRecord, Phase
@@ -52,6 +52,30 @@ _OTHER = "other"
 
 
 _PLACING = [r for r in Reason if r not in (Reason.TOKEN_REFUSED, Reason.NO_HOST)]
+# What an alert may ask for; other combinations appear when they happen.
+_USUAL_ENDINGS = {
+    (Phase.ACCEPT, Side.LOCAL): (Cause.NOT_ALLOWED, Cause.LIMIT),
+    (Phase.REQUEST, Side.CLIENT): (
+        Cause.NOT_TPKT,
+        Cause.PRECONNECTION_BLOB,
+        Cause.TPKT_LENGTH,
+        Cause.LENGTH_INDICATOR,
+        Cause.NOT_CONNECTION_REQUEST,
+        Cause.PROXY_HEADER_MISSING,
+        Cause.PROXY_HEADER_INVALID,
+        Cause.PROXY_HEADER_REFUSED,
+        Cause.CLOSED_BEFORE_REQUEST,
+        Cause.CLOSED,
+        Cause.RESET,
+        Cause.TIMEOUT,
+    ),
+    (Phase.REQUEST, Side.LOCAL): (Cause.TLS_REQUIRED,),
+    (Phase.PLACE, Side.LOCAL): (Cause.TOKEN_UNKNOWN_HOST, Cause.TOKEN_HOST_DOWN),
+    (Phase.PLACE, Side.SERVER): (Cause.NO_HOST,),
+    (Phase.RELAY, Side.CLIENT): (Cause.CLOSED, Cause.RESET, Cause.TIMEOUT),
+    (Phase.RELAY, Side.SERVER): (Cause.CLOSED, Cause.RESET, Cause.TIMEOUT),
+    (Phase.RELAY, Side.LOCAL): (Cause.IDLE, Cause.RELAY_DIED, Cause.STOPPED),
+}
 _HOST_CAUSES = (Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEOUT, Cause.RESET, Cause.CLOSED)
 _SELECTED = ("rdp", "ssl", "hybrid", "rdstls", "hybrid_ex", "rdsaad")
 ANSWERS = frozenset((*_SELECTED, *(f"failure_{code}" for code in range(1, 7)), "failure", _OTHER))
@@ -203,6 +227,9 @@ class Metrics:
 
     def _bind_listener(self, listener: ListenerSettings) -> None:
         self._bind("connections_accepted_total", listener.name)
+        for (phase, side), causes in _USUAL_ENDINGS.items():
+            for cause in causes:
+                self._bind("connections_ended_total", listener.name, phase, side, cause)
         for fate in TokenFate:
             self._bind("tokens_total", listener.name, fate)
         for pool_name in {listener.pool, *listener.collections.values()}:

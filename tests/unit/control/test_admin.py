@@ -98,7 +98,7 @@ async def test_connections_are_shown_with_what_an_operator_asks_for(proxy: Proxy
     answer = await proxy.ask("/v1/connections")
     assert answer["total"] == 1
     assert answer["connections"][0] == {
-        "id": 7,
+        "id": "0000000000000007",
         "listener": "rdp",
         "client": "203.0.113.7:50123",
         "user": "Alice",
@@ -142,7 +142,7 @@ async def test_connections_are_filtered(proxy: Proxy, query: str, ids: list[int]
         connection(id=3, user="Bob", client=Address("2001:db8::1", 9), pool="tools", host="tool01"),
     ]
     answer = await proxy.ask(f"/v1/connections?{query}")
-    assert [found["id"] for found in answer["connections"]] == ids
+    assert [int(found["id"], 16) for found in answer["connections"]] == ids
     assert answer["total"] == (3 if query.startswith("limit") else len(ids))
 
 

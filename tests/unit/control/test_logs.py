@@ -53,7 +53,7 @@ def test_a_placed_connection_is_one_line_with_all_that_is_known() -> None:
     assert line == {
         "level": "info",
         "event": "connection_placed",
-        "id": 7,
+        "id": "0000000000000007",
         "listener": "rdp",
         "client": "203.0.113.7:50123",
         "user_hash": hash_user(KEY, "alice"),
@@ -85,7 +85,7 @@ def test_an_ended_connection_says_how_far_who_and_why() -> None:
     assert (line["phase"], line["side"], line["cause"]) == ("relay", "server", "reset")
     assert (line["bytes_up"], line["bytes_down"]) == (100, 5000)
     assert line["duration_s"] == 3600.5
-    assert line["id"] == 7
+    assert line["id"] == "0000000000000007"
 
 
 def test_the_balancer_in_front_is_named_where_it_is_not_the_client() -> None:
@@ -228,6 +228,11 @@ def test_libraries_are_heard_only_when_something_is_wrong() -> None:
     assert written(lambda _: logging.getLogger("asyncio").info("chatter"), level="debug") == []
 
 
+def test_an_id_survives_readers_that_round_large_numbers() -> None:
+    lines = written(lambda log: log.connection_placed(connection(id=0x9EEA_D2D3_0000_0001)))
+    assert lines[0]["id"] == "9eead2d300000001"
+
+
 def test_an_exception_stays_on_its_line() -> None:
     def act(_: ConnectionLog) -> None:
         try:
@@ -254,7 +259,10 @@ def test_text_format_reads_as_a_line_for_people() -> None:
     with LogWriter(LogSettings(format=LogFormat.TEXT), stream):
         ConnectionLog(UserNames(LogUsers.HASH, KEY)).connection_placed(connection())
     line = stream.getvalue()
-    assert " info    connection_placed id=7 listener=rdp client=203.0.113.7:50123 " in line
+    assert (
+        " info    connection_placed id=0000000000000007 listener=rdp client=203.0.113.7:50123 "
+        in line
+    )
     assert 'token="Cookie: msts=352321546.15629.0000"' in line
 
 

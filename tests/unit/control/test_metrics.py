@@ -94,6 +94,7 @@ async def test_rate_sees_the_zero_of_whatever_has_not_happened_yet(house: House)
     for name in (
         "connections_accepted_total{listener=second}",
         "connections_placed_total{listener=rdp,pool=tools,reason=token}",
+        "connections_ended_total{cause=no_host,listener=rdp,phase=place,side=server}",
         "tokens_total{fate=unknown_host,listener=rdp}",
         "host_failures_total{cause=timeout,host=tool02,pool=tools}",
         "repinned_total{cause=refused,pool=desktops}",
