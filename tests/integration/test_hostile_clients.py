@@ -102,13 +102,13 @@ async def test_a_token_never_makes_the_proxy_dial_what_is_not_a_host(
     tmp_path: Path, farm: Farm
 ) -> None:
     host = next(iter(farm.hosts.values())).address
-    trap = await asyncio.start_server(lambda *_: None, "127.66.0.1", 0)
     dialled: list[object] = []
-    trap.close()
-    await trap.wait_closed()
-    trap = await asyncio.start_server(
-        lambda _, writer: (dialled.append(writer), writer.close())[0], "127.66.0.1", 0
-    )
+
+    async def spring(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialled.append(writer.get_extra_info("peername"))
+        writer.close()
+
+    trap = await asyncio.start_server(spring, "127.66.0.1", 0)
     port = trap.sockets[0].getsockname()[1]
     targets = [
         Address("127.66.0.1", port),
@@ -138,6 +138,8 @@ async def drip(proxy: RunningProxy, number: int) -> bool:
     try:
         async with asyncio.timeout(PATIENCE_S):
             for byte in CR if number % 2 else b"":
+                if reader.at_eof():
+                    break
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.2)
             return await reader.read() == b""

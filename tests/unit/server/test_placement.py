@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from proxy.affinity.sqlite import SqliteStore
-from proxy.affinity.store import PinKey
+from proxy.affinity.store import Pin, PinKey
 from proxy.errors import Cause, ClientError, LimitError, ServerError, StoreError
 from proxy.routing.model import Reason, RepinCause, TokenFate
 from proxy.server.record import Phase
@@ -90,12 +90,13 @@ async def test_the_loser_of_a_claim_follows_the_winner() -> None:
     async with stage("answer", "answer") as farm:
         get = farm.store.get
 
-        async def overtaken(key: PinKey) -> None:
+        async def overtaken(key: PinKey) -> Pin | None:
             """Another node pins the client between our look and our claim."""
             farm.store.get = get  # type: ignore[method-assign]
             await farm.store.assign(key, "b", ttl_s=600)
+            return None
 
-        farm.store.get = overtaken  # type: ignore[assignment, method-assign]
+        farm.store.get = overtaken  # type: ignore[method-assign]
         farm.pool.hosts[1].live = 5
         assert (await farm.place()).host == "b"
         farm.pool.hosts[1].live = 0
@@ -105,11 +106,12 @@ async def test_a_winner_that_cannot_serve_is_not_followed() -> None:
     async with stage("answer", "answer") as farm:
         get = farm.store.get
 
-        async def overtaken(key: PinKey) -> None:
+        async def overtaken(key: PinKey) -> Pin | None:
             farm.store.get = get  # type: ignore[method-assign]
             await farm.store.assign(key, "gone", ttl_s=600)
+            return None
 
-        farm.store.get = overtaken  # type: ignore[assignment, method-assign]
+        farm.store.get = overtaken  # type: ignore[method-assign]
         record = await farm.place()
         pin = await farm.store.get(ALICE)
         assert pin is not None
