@@ -10,6 +10,7 @@ may use, or at an address that is best guarded by a bearer token.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -26,6 +27,7 @@ from proxy.server.record import ConnectionRecord
 from proxy.settings import AdminSettings, UnixPath
 
 DEFAULT_LIMIT = 1000
+_ROWS_AT_ONCE = 500  # then clients have their turn: a long list must not hold up the event loop
 
 
 class HealthView(Protocol):
@@ -148,7 +150,9 @@ async def _connections(views: AdminViews, request: Request) -> Answer:
     client = _client(query)
     found = []
     total = 0
-    for record in views.connections():
+    for number, record in enumerate(list(views.connections())):
+        if number % _ROWS_AT_ONCE == 0:
+            await asyncio.sleep(0)
         if query.get("pool", record.pool) != record.pool:
             continue
         if query.get("host", record.host) != record.host:
@@ -158,7 +162,7 @@ async def _connections(views: AdminViews, request: Request) -> Answer:
         total += 1
         if total <= limit:
             found.append(_connection(record, views.wall()))
-    return json_answer({"connections": found, "total": total})
+    return await asyncio.to_thread(json_answer, {"connections": found, "total": total})
 
 
 def _connection(record: ConnectionRecord, now: float) -> dict[str, object]:
@@ -206,7 +210,7 @@ async def _pins(views: AdminViews, request: Request) -> Answer:
                 "touched_s_ago": round(now - pin.touched_at, 3),
             }
         )
-    return json_answer({"pins": found, "more": more})
+    return await asyncio.to_thread(json_answer, {"pins": found, "more": more})
 
 
 def _known(query: Mapping[str, str], *names: str) -> None:

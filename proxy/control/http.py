@@ -58,7 +58,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 def json_answer(value: object, status: int = 200) -> Answer:
     """`value` as JSON text."""
-    return Answer(json.dumps(value, indent=1, default=str).encode() + b"\n", status)
+    return Answer(json.dumps(value).encode() + b"\n", status)
 
 
 class HttpServer:
