@@ -26,6 +26,7 @@ OK, NO, WRONG = 0, 1, 2
 _INTERRUPTED = 130
 
 HEALTH_URL = "http://127.0.0.1:9389/readyz"
+_HEALTH_TIMEOUT_S = 2.0  # less than containers give a health check
 _ADMIN = "unix:admin.sock"
 
 
@@ -218,7 +219,7 @@ def _health(args: argparse.Namespace) -> int:
     if scheme != "http" or not endpoint:
         raise CommandError(f"--url is like {HEALTH_URL}, not {args.url!r}", WRONG)
     try:
-        status, body = get(endpoint, slash + path or "/readyz")
+        status, body = get(endpoint, slash + path or "/readyz", timeout_s=_HEALTH_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise CommandError(f"{endpoint}: {error}") from None
     if status == 200:
