@@ -14,7 +14,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from proxy.address import Address
 
@@ -48,32 +48,40 @@ BALANCERS: dict[str, Callable[[Sequence[Address]], Choice]] = {
 async def balance(kind: str, bind: Address, hosts: Sequence[Address]) -> AsyncIterator[Address]:
     """Run a balancer inside the block; gives the address it listens on."""
     choose = BALANCERS[kind](hosts)
+    open_writers: set[asyncio.StreamWriter] = set()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host = choose(writer.get_extra_info("peername")[0])
+        both = {writer}
+        open_writers.add(writer)
         try:
+            host = choose(writer.get_extra_info("peername")[0])
             host_reader, host_writer = await asyncio.open_connection(*host)
+            both.add(host_writer)
+            open_writers.add(host_writer)
+            await asyncio.gather(_pump(reader, host_writer), _pump(host_reader, writer))
         except OSError:
-            writer.transport.abort()
-            return
-        await asyncio.gather(_pump(reader, host_writer), _pump(host_reader, writer))
-        writer.close()
-        host_writer.close()
+            for one in both:  # one side is gone: the other must not wait for it
+                one.transport.abort()
+        finally:
+            for one in both:
+                one.close()
+            open_writers.difference_update(both)
 
     server = await asyncio.start_server(carry, *bind, backlog=1024)
     try:
         yield Address(*server.sockets[0].getsockname()[:2])
     finally:
         server.close()
+        for one in open_writers:
+            one.transport.abort()
         await server.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
 
 
 async def _main(kind: str, bind: str, *hosts: str) -> None:

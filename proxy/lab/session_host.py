@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import errno
 import socket
-import ssl
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,7 +30,7 @@ from proxy.lab.activation import (
 from proxy.lab.broker import Broker
 from proxy.lab.certificates import Certificate
 from proxy.lab.directory import Directory, HostCard
-from proxy.lab.link import Link
+from proxy.lab.link import Link, LinkClosedError
 from proxy.lab.redirection import Redirection
 from proxy.wire import tokens, x224
 from proxy.wire.incomplete import Incomplete
@@ -74,7 +73,7 @@ class Visit:
     domain: str | None = None
     redirected_session_id: int | None = None
     redirected_to: str | None = None
-    fault: str | None = None
+    fault: str | None = None  # what the host could not read, or the network failed at
     open: bool = True
 
 
@@ -110,7 +109,7 @@ class SessionHost:
         self._silent = False
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._serving: dict[asyncio.Task[None], Link] = {}
+        self._serving: set[asyncio.Task[None]] = set()
 
     @property
     def card(self) -> HostCard:
@@ -123,6 +122,7 @@ class SessionHost:
     async def start(self) -> None:
         """Listen (again), and answer."""
         self._silent = False
+        self._broker.regain(self.name)
         if self._accepting is not None:
             return
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -133,7 +133,6 @@ class SessionHost:
         self._listener = listener
         self.address = Address(*listener.getsockname())
         self._accepting = asyncio.create_task(self._accept(listener), name=f"host {self.name}")
-        self._broker.regain(self.name)
 
     async def refuse(self) -> None:
         """Refuse new connections; sessions go on."""
@@ -148,8 +147,6 @@ class SessionHost:
     async def kill(self) -> None:
         """Die: refuse new connections, cut the present ones, lose all sessions."""
         await self.refuse()
-        for link in self._serving.values():
-            link.abort()
         for task in self._serving:
             task.cancel()
         if self._serving:
@@ -165,15 +162,15 @@ class SessionHost:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock, peer = await loop.sock_accept(listener)
                 link = Link(sock)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     await asyncio.sleep(0.1)
                 continue  # the client went away before it was accepted
-            task = asyncio.create_task(self._serve(link, Address(*sock.getpeername())))
-            self._serving[task] = link
-            task.add_done_callback(self._serving.pop)
+            task = asyncio.create_task(self._serve(link, Address(*peer)))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
 
     async def _serve(self, link: Link, peer: Address) -> None:
         visit = Visit(self.name, peer, self.certificate.fingerprint)
@@ -189,8 +186,14 @@ class SessionHost:
                     async with asyncio.timeout(self._session_s):
                         await self._session(link, visit, channels)
                 await link.send(_DISCONNECT)
-        except (OSError, ValueError, WireError, IndexError, ssl.SSLError, TimeoutError) as error:
+        except LinkClosedError:
+            pass  # clients leave when they like; the stage says where
+        except (OSError, ValueError, WireError, IndexError) as error:
             visit.fault = f"{type(error).__name__}: {error}"
+        except asyncio.CancelledError:
+            # Only here: a socket must not be closed under a read that waits elsewhere.
+            link.abort()
+            raise
         finally:
             visit.open = False
             await link.close()

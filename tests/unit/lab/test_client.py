@@ -132,12 +132,13 @@ async def test_a_host_that_refuses_and_one_that_is_silent_give_their_causes(farm
 
 async def test_a_session_that_is_cut_fails_its_login(farm: Farm) -> None:
     host = farm.hosts["rdsh01"]
-    async with asyncio.TaskGroup() as tasks:
-        login = tasks.create_task(farm.client(host.address, "alice", hold_s=0.3).login())
-        while not any(visit.stage is Stage.ACTIVE for visit in host.visits):
-            await asyncio.sleep(0.01)
+    client = farm.client(host.address, "alice", hold_s=0.05)
+    async with client.session() as (result, session):
+        assert session is not None
         await host.kill()
-    assert login.result().failure is Failure.CLOSED
+        await client.stay(result, session)
+    assert result.failure is Failure.CLOSED
+    assert "the session was cut" in result.words()[-1]
 
 
 async def test_noise_in_place_of_a_host_is_a_closed_connection(farm: Farm) -> None:

@@ -82,10 +82,31 @@ async def test_a_silent_host_answers_again_after_a_start() -> None:
         await link.close()
         await host.start()
         assert (await farm.client(host.address, "alice").login()).ok
+        assert farm.broker.session_of("alice", "Full_Desktop") == "rdsh01"
+
+
+async def test_the_broker_sends_nobody_to_a_silent_host_until_it_speaks_again() -> None:
+    async with Farm.start(hosts=2) as farm:
+        here, silent = farm.hosts["rdsh01"], farm.hosts["rdsh02"]
+        farm.broker.place("bob", "rdsh01")
+        silent.silence()
+        assert (await farm.client(here.address, "alice").login()).host == "rdsh01"
+        await silent.start()
+        carol = await farm.client(here.address, "carol", direct=True).login()
+        assert carol.host == "rdsh02", carol.words()
+
+
+async def test_a_client_that_leaves_is_no_fault() -> None:
+    async with Farm.start(hosts=1) as farm:
+        assert (await farm.client(farm.hosts["rdsh01"].address, "alice").login()).ok
+    assert [(visit.fault, visit.open) for visit in farm.visits] == [(None, False)] * 2
 
 
 async def test_a_session_of_limited_time_is_ended_by_its_host() -> None:
     async with Farm.start(hosts=1, session_s=0.05) as farm:
-        async with farm.client(farm.hosts["rdsh01"].address, "alice").session() as (_, session):
+        client = farm.client(farm.hosts["rdsh01"].address, "alice")
+        async with client.session() as (_, session):
             assert session is not None
             await asyncio.wait_for(session.closed(), 2)
+            # Its user is disconnected, and comes back to it.
+            assert farm.broker.session_of("alice", "Full_Desktop") == "rdsh01"
