@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
 from proxy.control.metrics import Metrics, RelayState, Sources
-from proxy.control.series import PREFIX, SERIES, reference
+from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side, StoreError
 from proxy.routing.model import Reason, RepinCause, TokenFate
 from proxy.routing.pool import Host, Pool, Will
@@ -275,8 +274,3 @@ async def test_the_loops_lag_is_measured_until_cancelled(
             while not (await house.scrape())["event_loop_lag_seconds_count"]:
                 pass  # a scrape lets the loop run
         watching.cancel()
-
-
-def test_the_reference_page_is_made_of_the_table() -> None:
-    page = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
-    assert page.read_text("utf-8") == reference(), "run: python -m proxy.control.series"
