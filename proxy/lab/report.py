@@ -61,14 +61,13 @@ def table(runs: Sequence[Run]) -> Table:
 def traces(runs: Sequence[Run]) -> list[tuple[str, LoginResult]]:
     """A few failed logins, as different from each other as there are."""
     failed = [(run.balancer, result) for run in runs for result in run.failures]
-    seen: set[tuple[object, ...]] = set()
-    chosen = []
+    kinds: set[tuple[object, ...]] = set()
+    others, chosen = [], []
     for balancer, result in failed:
         kind = (balancer, result.failure, len(result.legs))
-        if kind not in seen:
-            seen.add(kind)
-            chosen.append((balancer, result))
-    return chosen[:_TRACES]
+        (others if kind in kinds else chosen).append((balancer, result))
+        kinds.add(kind)
+    return (chosen + others)[:_TRACES]
 
 
 def show(console: Console, runs: Sequence[Run]) -> None:
