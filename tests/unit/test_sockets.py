@@ -1,0 +1,127 @@
+"""Raw sockets on the path: exact, and cleaned up whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from proxy import sockets
+from proxy.address import Address
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near, far:
+        yield near, far
+
+
+async def test_connect_gives_a_non_blocking_connected_socket(listening: socket.socket) -> None:
+    with await sockets.connect(Address(*listening.getsockname())) as sock:
+        assert not sock.getblocking()
+        accepted, name = listening.accept()
+        with accepted:
+            assert sockets.peer_of(name) == sockets.peer_of(sock.getsockname())
+
+
+async def test_connect_tells_a_refusal_as_the_system_does(listening: socket.socket) -> None:
+    address = Address(*listening.getsockname())
+    listening.close()
+    with pytest.raises(ConnectionRefusedError):
+        await sockets.connect(address)
+
+
+async def test_connect_speaks_ipv6() -> None:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as listening,
+        await sockets.connect(Address("::1", listening.getsockname()[1])) as sock,
+    ):
+        assert sock.family == socket.AF_INET6
+
+
+def test_an_ipv4_client_of_an_ipv6_listener_is_known_by_its_ipv4_address() -> None:
+    assert sockets.peer_of(("::ffff:203.0.113.7", 5, 0, 0)) == Address("203.0.113.7", 5)
+    assert sockets.peer_of(("fe80::1%eth0", 5, 0, 2)) == Address("fe80::1", 5)
+
+
+def test_both_legs_have_no_delay_and_keepalive(listening: socket.socket) -> None:
+    with socket.create_connection(listening.getsockname()) as sock:
+        sockets.prepare(sock, 60)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 15
+
+
+async def test_receive_waits_and_peek_leaves_the_bytes(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+    asyncio.get_running_loop().call_later(0.01, far.send, b"hello")
+    assert await sockets.peek(near, 3) == b"hel"
+    assert await sockets.receive(near, 3) == b"hel"
+    far.close()
+    assert await sockets.receive(near, 100) == b"lo"
+    assert await sockets.receive(near, 100) == b""
+
+
+async def test_send_waits_for_room(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    data = bytes(4 << 20)
+    received = 0
+
+    async def read() -> None:
+        nonlocal received
+        while received < len(data):
+            received += len(await asyncio.to_thread(far.recv, 1 << 20))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(read())
+        await sockets.send(near, data)
+    assert received == len(data)
+
+
+def test_a_hang_up_is_seen_without_reading(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    assert not sockets.has_hung_up(near)
+    far.send(b"x")
+    assert not sockets.has_hung_up(near)
+    near.recv(1)
+    far.close()
+    assert sockets.has_hung_up(near)
+
+
+def test_reset_is_seen_as_a_reset(listening: socket.socket) -> None:
+    with socket.create_connection(listening.getsockname()) as sock:
+        accepted, _ = listening.accept()
+        sockets.reset(accepted)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        sock.setblocking(False)
+    sockets.reset(sock)  # closed already: nothing to do
+
+
+@pytest.mark.parametrize("client", ["waits", "leaves", "sends early"])
+async def test_the_first_event_of_a_waiting_pair_is_told(client: str) -> None:
+    ours, servers = socket.socketpair()
+    near, far = socket.socketpair()
+    ours.setblocking(False)
+    near.setblocking(False)
+    with ours, servers, near, far:
+        if client == "leaves":
+            far.close()
+        if client == "sends early":
+            far.send(b"early")
+        if client != "leaves":
+            asyncio.get_running_loop().call_later(0.02, servers.send, b"!")
+        assert await sockets.wait_first(ours, near) is (client != "leaves")
