@@ -39,13 +39,12 @@ from proxy.affinity.sqlite_file import (
 from proxy.affinity.store import OnEvent, Pin, PinKey, StoreEvent, Touch, ignore_event
 from proxy.errors import StoreError
 
-BUSY_LIMIT_S = 0.5  # how long a verb waits for the writers of other processes
+BUSY_LIMIT_S = 2.0  # how long a verb waits for a checkpoint, or for the writers of others
 BUSY_PAUSE_S = (0.0005, 0.005)
-TOUCH_CHUNK = 500  # rows a transaction
+TOUCH_CHUNK = 100  # rows a transaction: 2 ms of the loop in a table of a million
 RANGE_ROWS = 1000  # rows that a sweep or scan handles at once
 CHECKPOINT_EVERY_S = 2.0
 SWEEP_EVERY_S = 60.0
-LOG_PAGES = 4096  # 16 MiB: a longer log is emptied, not only copied
 
 _GET = """
     SELECT host, expires_at, touched_at, claimed_at, node, node_at, others_at
@@ -107,7 +106,6 @@ class SqliteStore:
         self._lock = CheckpointerLock(path)
         self._checkpointing = threading.Lock()
         self._committed = False  # since the last checkpoint ended
-        self._log_pages = 0
 
     @classmethod
     async def open(
@@ -339,8 +337,7 @@ class SqliteStore:
         with self._checkpointing:
             if self._committed:
                 try:
-                    truncate = self._log_pages > LOG_PAGES
-                    self._log_pages = checkpoint(self._path, truncate=truncate)
+                    checkpoint(self._path)
                 finally:
                     self._committed = False
 

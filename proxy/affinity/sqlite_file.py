@@ -8,9 +8,10 @@ Why so careful:
   again. So a corrupt file is set aside (never deleted) and an empty one takes its place.
 - SQLite before 3.51.3 can corrupt a database when a checkpoint begins on a write-ahead log that
   is wholly copied already, while a commit starts that log anew (https://www.sqlite.org/wal.html,
-  "The WAL-Reset Bug"). Two rules exclude it on every version: one process alone checkpoints
-  (whoever holds the lock file), and it begins only when it committed something since its last
-  checkpoint ended, so that the log is never wholly copied at that point.
+  "The WAL-Reset Bug"). Two rules keep us clear of it on every version: one process alone
+  checkpoints (whoever holds the lock file), and it begins only when it committed something since
+  its last checkpoint ended, so that the log is not wholly copied at that point. (The emptying
+  that may follow holds the write lock: no commit is under way then.)
 - The lock is on a file of its own: to open and close the database behind SQLite's back would
   drop the POSIX locks that this process holds on it.
 
@@ -34,7 +35,8 @@ from proxy.errors import StoreError
 IN_MEMORY = ":memory:"
 OLDEST_SQLITE = (3, 24, 0)  # upsert and row values
 OPEN_WAIT_S = 5.0  # another front may be opening, or writing, at the same moment
-CHECKPOINT_WAIT_S = 0.1
+CHECKPOINT_WAIT_S = 0.1  # for a writer to end its transaction, which takes milliseconds
+LONG_LOG_PAGES = 4096  # 16 MiB
 APPLICATION_ID = 0x52445078  # "RDPx" in the header: the file is an affinity table
 SCHEMA_VERSION = 1
 SCHEMA = (
@@ -101,17 +103,17 @@ def replace_table(
         return _begin_anew(path, now, fault)
 
 
-def checkpoint(path: str, *, truncate: bool) -> int:
-    """Copy the write-ahead log into the table; return how many pages the log holds.
+def checkpoint(path: str) -> None:
+    """Copy the write-ahead log into the table, and empty it where it has grown long.
 
-    With `truncate` the log is emptied even while others write, who wait for that moment: PASSIVE
-    copies never end a log that is always a few commits ahead.
+    The copying goes on beside the writers, so under load it never arrives at the end of the log.
+    Emptying makes them wait, while it holds the write lock: for the few pages that are left then.
     """
-    mode = "TRUNCATE" if truncate else "PASSIVE"
     with closing(sqlite3.connect(path, timeout=CHECKPOINT_WAIT_S, isolation_level=None)) as db:
-        db.execute("PRAGMA synchronous = NORMAL")
-        _busy, pages, _copied = db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-    return int(pages)
+        db.execute("PRAGMA synchronous = NORMAL").close()
+        _busy, pages, _copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()[0]
+        if pages > LONG_LOG_PAGES:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 class CheckpointerLock:
