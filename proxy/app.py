@@ -117,8 +117,8 @@ class Front:
             StartError: an address is taken, or the relays did not come.
         """
         await self._attach_relays()
-        servers = await self._serve_views()
         sockets = await self._bind()
+        servers = await self._serve_views()
         async with asyncio.TaskGroup() as tasks:
             parts = [
                 tasks.create_task(part)

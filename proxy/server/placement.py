@@ -34,7 +34,7 @@ class Placer:
 
     Attributes:
         known: the host of a client's live connections here, for when the store is away.
-        held: clients that wait for a host, by pool.
+        held: how many clients wait for a host.
     """
 
     store: AffinityStore

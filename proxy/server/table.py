@@ -96,7 +96,6 @@ class ConnectionTable:
             known = self._adopt(row)
             if known is None:
                 return
-        known.record.bytes_up, known.record.bytes_down = row.bytes_up, row.bytes_down
         if row.ending is not None:
             self.relay_ended(row.conn_id, row.ending)
 
@@ -140,6 +139,7 @@ class ConnectionTable:
             host.live += 1
         self._gate.connections += 1
         self._gate.adopt(source)
+        record.bytes_up, record.bytes_down = told.bytes_up, told.bytes_down
         self._observer.connection_accepted(record)
         self.add(row)
         return row
