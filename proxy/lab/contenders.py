@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from functools import partial
 from pathlib import Path
 
+import proxy
 from proxy.address import Address
 from proxy.lab.farm import Farm
 
@@ -40,6 +41,7 @@ async def plain(kind: str, farm: Farm) -> AsyncIterator[Address]:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
+            env=_environment(),
             start_new_session=True,
         )
         try:
@@ -71,8 +73,7 @@ async def rdp_proxy(farm: Farm, port: int = 0) -> AsyncIterator[Address]:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                cwd=directory,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=_environment(),
                 start_new_session=True,
             )
         try:
@@ -127,6 +128,11 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
+
+
+def _environment() -> dict[str, str]:
+    """A child finds this very package, wherever the demo was started."""
+    return os.environ | {"PYTHONPATH": str(Path(proxy.__file__).parents[1])}
 
 
 def _free_port() -> int:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -23,7 +24,9 @@ from proxy.lab.report import as_json, live, show
 from proxy.lab.serve import SERVE_PORT, serve
 from proxy.lab.session_host import Redirect
 
+_T = TypeVar("_T")
 _OWN = "rdp-proxy"
+_INTERRUPTED = 130
 _WIDTH = 120  # where no terminal says how wide it is
 
 
@@ -64,20 +67,19 @@ def main(options: argparse.Namespace, contenders: Mapping[str, Contender] = CONT
     if not console.is_terminal:
         console = Console(stderr=options.json, width=_WIDTH)
     try:
-        with suppress(KeyboardInterrupt):
-            if options.serve:
-                asyncio.run(serve(console, options))
-                return 0
-            runs = asyncio.run(compare(options, contenders, console))
-            if options.json:
-                sys.stdout.write(as_json(runs) + "\n")
-            else:
-                show(console, runs)
-            return 1 if any(run.failures for run in runs if run.balancer == _OWN) else 0
+        if options.serve:
+            asyncio.run(_until_told(serve(console, options)))
+        runs = asyncio.run(_until_told(compare(options, contenders, console)))
     except ContenderError as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
-    return 0 if options.serve else 130
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 0 if options.serve else _INTERRUPTED
+    if options.json:
+        sys.stdout.write(as_json(runs) + "\n")
+    else:
+        show(console, runs)
+    return 1 if any(run.failures for run in runs if run.balancer == _OWN) else 0
 
 
 async def compare(
@@ -98,6 +100,14 @@ async def compare(
                 with live(console, name, plan.size) as progress:
                     runs.append(await play(farm, plan, name, address, progress))
     return runs
+
+
+async def _until_told(work: Coroutine[Any, Any, _T]) -> _T:
+    """End on SIGTERM as on Ctrl-C: children are sessions of their own and must be told."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def _number(least: int, most: int) -> type[int]:

@@ -62,7 +62,8 @@ def traces(runs: Sequence[Run]) -> list[tuple[str, LoginResult]]:
     """A few failed logins, as different from each other as there are."""
     failed = [(run.balancer, result) for run in runs for result in run.failures]
     kinds: set[tuple[object, ...]] = set()
-    others, chosen = [], []
+    chosen: list[tuple[str, LoginResult]] = []
+    others: list[tuple[str, LoginResult]] = []
     for balancer, result in failed:
         kind = (balancer, result.failure, len(result.legs))
         (others if kind in kinds else chosen).append((balancer, result))
@@ -75,7 +76,7 @@ def show(console: Console, runs: Sequence[Run]) -> None:
     console.print(table(runs))
     console.print(
         "Added ms: a login through the balancer against the same login dialled straight to the "
-        "hosts that it reached, right after it.",
+        "hosts that it reached, right after it. Only logins that succeed have one.",
         highlight=False,
     )
     for balancer, result in traces(runs):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -20,7 +21,7 @@ _LOOK_S = 0.25
 _USER = "alice"
 
 
-async def serve(console: Console, options: argparse.Namespace) -> None:
+async def serve(console: Console, options: argparse.Namespace) -> NoReturn:
     """Run until cancelled; tell each connection that logs in."""
 
     def say(text: str) -> None:
