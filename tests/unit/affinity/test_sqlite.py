@@ -143,6 +143,8 @@ async def test_a_busy_table_is_waited_for_without_stalling_the_loop(opened: Open
         await asyncio.sleep(0.02)
         assert not waiting.done()
         assert await opened.store.get(key("x")) is None  # reads do not wait
+        # SQLite's own way of waiting would sleep within the loop.
+        assert opened.store._db.execute("PRAGMA busy_timeout").fetchall() == [(0,)]
         other.execute("ROLLBACK")
         assert await waiting == "a"
 
@@ -234,6 +236,18 @@ async def test_nothing_is_checkpointed_unless_something_was_committed_since(
     await opened.store.checkpoint_once()
     await opened.store.checkpoint_once()
     assert done == [str(opened.path)]
+
+
+async def test_a_checkpoint_that_fails_is_a_store_error(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(sqlite, "checkpoint", fail)
+    await claim(opened.store, "x")
+    with pytest.raises(StoreError, match="disk I/O error"):
+        await opened.store.checkpoint_once()
 
 
 async def test_maintenance_sweeps_checkpoints_and_outlives_its_failures(
