@@ -79,6 +79,7 @@ class Connection:
         "half_close_s",
         "id",
         "idle_s",
+        "one_sided",
         "record",
         "server",
     )
@@ -100,7 +101,8 @@ class Connection:
         self.active_at = 0.0
         self.changed = False
         self.ended = False
-        self.closed_by: Side | None = None
+        self.closed_by: Side | None = None  # who sent the end of its stream first
+        self.one_sided = False  # one side ended or failed: the half-close time-out runs
         self.client = Leg(self, Side.CLIENT, fds[0], counts[0])
         self.server = Leg(self, Side.SERVER, fds[1], counts[1])
         self.client.peer, self.server.peer = self.server, self.client

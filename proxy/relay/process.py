@@ -16,6 +16,7 @@ import json
 import signal
 import socket
 import sys
+from functools import partial
 
 from proxy import channel
 from proxy.errors import Cause, Side
@@ -70,7 +71,7 @@ class RelayProcess:
             _complain(f"the parent sent what cannot be used: {said}")
 
     def _meet(self, front: socket.socket) -> None:
-        self._pump.open_door(front.fileno(), lambda: self._hear_front(front))
+        self._pump.open_door(front.fileno(), partial(self._hear_front, front))
         self._reports.greet(front, self._pump)
 
     def _hear_front(self, front: socket.socket) -> None:

@@ -171,10 +171,8 @@ class Pump:
             self._finish(leg)
             return
         leg.received += size
-        connection = leg.connection
-        if not connection.changed:
-            connection.changed = True
-            self._changed.append(connection)
+        if not leg.connection.changed:
+            self._note(leg.connection)
         try:
             sent = os.write(peer.fd, self._view[:size])
         except BlockingIOError:
@@ -200,6 +198,8 @@ class Pump:
             else:
                 self._write_failed(leg, cause_of(error))
             return
+        if not leg.connection.changed:
+            self._note(leg.connection)
         if sent < len(leg.pending):
             leg.pending = leg.pending[sent:]
             return
@@ -212,6 +212,11 @@ class Pump:
         else:
             self._pass_end_on(leg.peer)
 
+    def _note(self, connection: Connection) -> None:
+        """It is active; told with the next tick."""
+        connection.changed = True
+        self._changed.append(connection)
+
     # Ends
 
     def _finish(self, leg: Leg) -> None:
@@ -221,14 +226,15 @@ class Pump:
             return
         leg.reading = False
         self._arm(leg)
-        self._half_closed(leg)
+        leg.connection.closed_by = leg.connection.closed_by or leg.side
+        self._one_sided(leg.connection)
         if leg.peer.pending is None:
             self._pass_end_on(leg)
 
-    def _half_closed(self, leg: Leg) -> None:
-        connection = leg.connection
-        if connection.closed_by is None:
-            connection.closed_by = leg.side
+    def _one_sided(self, connection: Connection) -> None:
+        """One side is gone; the other may not take for ever."""
+        if not connection.one_sided:
+            connection.one_sided = True
             connection.active_at = self._now
             if connection.half_close_s:
                 self._look_again(connection, self._now + connection.half_close_s)
@@ -253,7 +259,9 @@ class Pump:
             return
         leg.hung = True
         self._arm(leg)
-        if not leg.reading:
+        if leg.reading:
+            self._one_sided(leg.connection)
+        else:
             failure = failure_of(leg.fd)
             if failure is not None:
                 self._break(leg, failure)
@@ -266,6 +274,7 @@ class Pump:
         if leg.reading:
             self._arm(leg)
             self._arm(leg.peer)
+            self._one_sided(leg.connection)
         else:
             self._break(leg, cause)
 
@@ -278,7 +287,7 @@ class Pump:
             self._leave(connection, leg.side, cause)
         self._forget(leg)
         survivor.reading = False
-        if survivor.pending is None and not unacknowledged(survivor.fd):
+        if survivor.hung or (survivor.pending is None and not unacknowledged(survivor.fd)):
             self._reset(survivor)
         else:
             self._lingering[survivor] = self._now + LINGER_S
@@ -362,7 +371,7 @@ class Pump:
         if connection.changed:
             connection.active_at = self._now  # it carried bytes since the last tick
         limits = [(connection.idle_s, Cause.IDLE)]
-        if connection.closed_by is not None:
+        if connection.one_sided:
             limits.append((connection.half_close_s, Cause.HALF_CLOSE))
         due = min((connection.active_at + limit, cause) for limit, cause in limits if limit)
         if due[0] <= self._now:

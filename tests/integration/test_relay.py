@@ -17,6 +17,7 @@ from proxy.errors import Cause, Side
 from proxy.relay.hand_off import RelayEnding
 from tests.unit.relay.harness import (
     PATIENCE_S,
+    SMALL_BUFFER,
     Recorder,
     RelayUnderTest,
     close_by_reset,
@@ -69,7 +70,7 @@ async def test_a_slow_reader_holds_the_sender_back_and_not_the_relays_memory(
     relay: RelayUnderTest,
 ) -> None:
     pool = await relay.pool(Recorder())
-    client, server = await hand_over(pool, 1, receive_buffer=4096)
+    client, server = await hand_over(pool, 1, receive_buffer=SMALL_BUFFER)
     before = resident_bytes(relay.pid)
     server.setblocking(False)
     sent, refused = 0, 0
@@ -156,7 +157,7 @@ async def test_a_reset_while_the_reader_is_slow_loses_nothing_and_burns_no_proce
 ) -> None:
     seen = Recorder()
     pool = await relay.pool(seen)
-    client, server = await hand_over(pool, 1, receive_buffer=4096)
+    client, server = await hand_over(pool, 1, receive_buffer=SMALL_BUFFER)
     await fill(server)
     close_by_reset(server)
     before = cpu_ticks(relay.pid)

@@ -18,16 +18,20 @@ from proxy import channel
 from proxy.relay.hand_off import RelayEnding, RelayPool, Row
 
 PATIENCE_S = 20.0
+SMALL_BUFFER = 64 * 1024  # one segment on loopback: less makes tests slow
 
 
 def tcp_pair(receive_buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
-    """A far end (with a small receive buffer on request) and the near end for the proxy."""
+    """A far end and the near end for the proxy. With `receive_buffer` they hold little."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen()
         far = socket.socket()
         if receive_buffer is not None:
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
+        listener.listen()
         far.connect(listener.getsockname())
         near, _ = listener.accept()
     far.settimeout(PATIENCE_S)

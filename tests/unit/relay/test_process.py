@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from proxy import channel
+from proxy.errors import Cause, Side
+from proxy.relay import contract
+from proxy.relay.contract import RelayEnding
+from proxy.relay.process import RelayProcess
+from tests.unit.relay.harness import PATIENCE_S, tcp_pair, wait_for
+
+
+class Relay:
+    """The relay's code in a thread, with the test as parent and front."""
+
+    def __init__(self) -> None:
+        self.control, theirs = channel.pair()
+        self.process = RelayProcess(theirs)
+        self.thread = threading.Thread(target=self.process.run, daemon=True)
+        self.thread.start()
+        self.front, relays_end = channel.pair()
+        with relays_end:
+            assert channel.send(self.control, b'{"act": "front"}', [relays_end.fileno()])
+
+    def hear(self) -> contract.ToFront:
+        heard: list[channel.Message] = []
+
+        def anything() -> bool:
+            message = channel.receive(self.front)
+            if message is not None:
+                heard.append(message)
+            return message is not None
+
+        wait_for(anything)
+        return contract.decode_to_front(heard[0].data)
+
+    def hand_over(self, conn_id: int, *, sockets: int = 2) -> list[socket.socket]:
+        message = contract.encode_hand_off(contract.HandOff(conn_id, 0, 0, 0, 0, b"rec"))
+        ends = [tcp_pair() for _ in range(sockets)]
+        assert channel.send(self.front, message, [near.fileno() for _, near in ends])
+        for _, near in ends:
+            near.close()
+        return [far for far, _ in ends]
+
+    def close(self) -> None:
+        """What the end of a process does."""
+        self.control.close()
+        for door in self.process._pump._doors.values():
+            if isinstance(door, partial):
+                door.args[0].close()
+        if self.process._control is not None:
+            self.process._control.close()
+        self.process._pump._epoll.close()
+
+    def ended(self) -> bool:
+        self.thread.join(PATIENCE_S)
+        return not self.thread.is_alive()
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    relay = Relay()
+    assert isinstance(relay.hear(), contract.Hello)
+    assert relay.hear() == contract.End()
+    yield relay
+    relay.front.close()
+    if relay.thread.is_alive():
+        channel.send(relay.control, b'{"act": "stop"}')
+    assert relay.ended()
+    relay.close()
+
+
+def test_what_cannot_be_read_is_told_and_the_next_message_counts(
+    relay: Relay, capfd: pytest.CaptureFixture[str]
+) -> None:
+    far, near = tcp_pair()
+    channel.send(relay.front, b"\x09nonsense", [near.fileno()])
+    near.close()
+    assert far.recv(1) == b"", "its descriptor was closed"
+    channel.send(relay.control, b'{"act": "dance"}')
+    client, server = relay.hand_over(1)
+    client.sendall(b"goes on")
+    assert server.recv(10) == b"goes on"
+    complaints = capfd.readouterr().err
+    assert "version 9" in complaints
+    assert "dance" in complaints
+    for sock in (far, client, server):
+        sock.close()
+
+
+def test_a_connection_that_is_handed_over_twice_stays_what_it_was(
+    relay: Relay, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client, server = relay.hand_over(1)
+    others = relay.hand_over(1)
+    assert [other.recv(1) for other in others] == [b"", b""]
+    client.sendall(b"the first")
+    assert server.recv(10) == b"the first"
+    assert "twice" in capfd.readouterr().err
+    for sock in (client, server, *others):
+        sock.close()
+
+
+def test_a_hand_off_without_both_sockets_is_accounted_as_a_limit(relay: Relay) -> None:
+    (other,) = relay.hand_over(4, sockets=1)
+    assert relay.hear() == contract.Ended(((4, RelayEnding(Side.LOCAL, Cause.LIMIT, 0, 0)),))
+    assert other.recv(1) == b""
+    other.close()
+
+
+def test_closing_a_connection_that_is_not_here_changes_nothing(relay: Relay) -> None:
+    channel.send(relay.front, contract.encode_close(99, Cause.STOPPED))
+    client, server = relay.hand_over(1)
+    channel.send(relay.front, contract.encode_close(1, Cause.STOPPED))
+    assert (client.recv(1), server.recv(1)) == (b"", b"")
+    assert relay.hear() == contract.Ended(((1, RelayEnding(Side.LOCAL, Cause.STOPPED, 0, 0)),))
+    client.close()
+    server.close()
+
+
+def test_a_retired_relay_waits_for_the_account_of_its_last_ending(relay: Relay) -> None:
+    client, server = relay.hand_over(1)
+    channel.send(relay.front, contract.encode_retire())
+    client.close()
+    server.close()
+    while not isinstance(relay.hear(), contract.Ended):
+        pass  # progress may come first
+    assert relay.thread.is_alive()
+    for message in contract.encode_ack([1]):
+        channel.send(relay.front, message)
+    assert relay.ended()
+
+
+def test_with_its_parent_gone_an_idle_relay_ends(relay: Relay) -> None:
+    relay.control.close()
+    assert relay.ended()
