@@ -103,6 +103,7 @@ class SqliteStore:
         self._db: sqlite3.Connection
         self._rows = 0  # expired ones included; each sweep corrects it
         self._inserted = 0  # since the last sweep began
+        self._evictions_told = 0  # a flood of strangers must not become a flood of events
         self._lock = CheckpointerLock(path)
         self._checkpointing = threading.Lock()
         self._committed = False  # since the last checkpoint ended
@@ -209,6 +210,9 @@ class SqliteStore:
         while (surplus := self._rows - self._max_pins) > 0:
             await self._run(self._evict, min(surplus, RANGE_ROWS))
             await asyncio.sleep(0)
+        if evicted := self.evictions - self._evictions_told:
+            self._evictions_told = self.evictions
+            self._on_event(StoreEvent.EVICTED, f"{evicted} pins made room, {self._max_pins} stay")
 
     async def checkpoint_once(self) -> None:
         """Copy the log into the table, if that is this process's task and there is anything."""
@@ -330,7 +334,6 @@ class SqliteStore:
         # Where other processes deleted rows, the count is too high until the next sweep.
         self._rows -= max(evicted, 1)
         self.evictions += evicted
-        self._on_event(StoreEvent.EVICTED, f"{evicted} of {self._max_pins} pins made room")
 
     def _checkpoint(self) -> None:
         """In a thread. See `sqlite_file` for why nothing is done unless something was committed."""

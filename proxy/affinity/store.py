@@ -58,7 +58,7 @@ class StoreEvent(StrEnum):
     """What a store tells its owner of its own accord. Bounded: used as a metrics label."""
 
     SET_ASIDE = "set_aside"  # the table was corrupt: it is kept aside, and an empty one begun
-    EVICTED = "evicted"  # a full table forgot its longest idle pins
+    EVICTED = "evicted"  # a full table forgot its longest idle pins; told in sums
     MAINTENANCE_FAILED = "maintenance_failed"  # it is tried again
 
 

@@ -82,7 +82,15 @@ async def test_the_longest_idle_pin_makes_room_in_a_full_table(opened: Opened) -
     assert await names(opened.store) == {"w", "y", "z", "new"}
     assert await opened.store.size() == 4
     assert opened.store.evictions == 1
-    assert opened.events == [(StoreEvent.EVICTED, "1 of 4 pins made room")]
+
+
+async def test_pins_that_made_room_are_told_once_a_sweep(opened: Opened) -> None:
+    for n in range(7):
+        await claim(opened.store, n)
+    assert opened.events == []
+    await opened.store.sweep_once()
+    await opened.store.sweep_once()
+    assert opened.events == [(StoreEvent.EVICTED, "3 pins made room, 4 stay")]
 
 
 async def test_a_known_pin_needs_no_room(opened: Opened) -> None:
