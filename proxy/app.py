@@ -179,13 +179,17 @@ class Front:
             raise StartError(f"admin.bearer_file: {error}") from error
 
     async def _bind(self) -> list[socket.socket]:
-        sockets = []
-        for listener in self.settings.listeners:
+        """The listening sockets, in the order of the listeners.
+
+        IPv4 comes first: "::" takes what is left of its port, which may be both families.
+        """
+        sockets = {}
+        for listener in sorted(self.settings.listeners, key=lambda it: ":" in it.bind.host):
             try:
-                sockets.append(await self.link.listen(listener.bind))
+                sockets[listener.name] = await self.link.listen(listener.bind)
             except OSError as error:
                 raise StartError(f"listener {listener.name} at {listener.bind}: {error}") from error
-        return sockets
+        return [sockets[listener.name] for listener in self.settings.listeners]
 
     def _listen(self, sockets: list[socket.socket], tasks: asyncio.TaskGroup) -> list[Listener]:
         keepalive_s = self.settings.timeouts.keepalive_s

@@ -208,7 +208,7 @@ class Parent:
             pass  # its last words
         pid, child.pid = child.pid, 0
         self._let_go(child)
-        if self._stops == 0 or child is self._front:
+        if self._stops == 0 or (child is self._front and code):
             _say("process_ended", process=child.name, index=child.index, pid=pid, code=code)
         if child is not self._front:
             self._again_later(child)
@@ -293,7 +293,8 @@ class Parent:
     def _listen(self, said: dict[str, object]) -> int:
         host, port = str(said["host"]), int(str(said["port"]))
         if (host, port) not in self._listening:
-            self._listening[host, port] = _listening_socket(host, port)
+            alone = ("0.0.0.0", port) not in self._listening
+            self._listening[host, port] = _listening_socket(host, port, dual_stack=alone)
         return self._listening[host, port].fileno()
 
     def _unlisten(self, said: dict[str, object]) -> None:
@@ -358,13 +359,13 @@ class Notifier:
             self.due_at = now + self._period_s
 
 
-def _listening_socket(host: str, port: int) -> socket.socket:
+def _listening_socket(host: str, port: int, *, dual_stack: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if host == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # IPv4 clients, too
+        if host == "::":  # serves IPv4 clients, too, unless another listener does
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except BaseException:

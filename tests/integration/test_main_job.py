@@ -13,7 +13,7 @@ from proxy.address import Address
 from proxy.lab.farm import Farm
 from proxy.lab.login import LoginResult
 from proxy.wire.x224 import encode_connection_request
-from tests.integration.running import RunningProxy, running
+from tests.integration.running import RunningProxy, free_port, running
 
 USERS = 100
 LOGINS = 3
@@ -138,3 +138,19 @@ async def test_after_one_redirection_and_a_minute_the_next_login_needs_none(
         assert again.ok, again.words()
         assert (again.host, again.tokens) == (away, 0)
         assert await proxy.metric("pins_moved_total") == 1
+
+
+async def test_listeners_for_both_families_may_share_a_port(tmp_path: Path) -> None:
+    port = free_port()
+    listeners = [
+        {"name": "six", "bind": f"[::]:{port}", "pool": "full_desktop"},
+        {"name": "four", "bind": f"0.0.0.0:{port}", "pool": "full_desktop"},
+    ]
+    async with Farm.start(hosts=1) as farm, running(farm, tmp_path, listeners=listeners) as proxy:
+        await knock(Address("127.0.0.1", port), "127.0.0.1")
+        await knock(Address("::1", port), "::1")
+        ended = await proxy.until_ended(2)
+        assert sorted((line["listener"], line["client"].rpartition(":")[0]) for line in ended) == [
+            ("four", "127.0.0.1"),
+            ("six", "[::1]"),
+        ]
