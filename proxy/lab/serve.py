@@ -43,11 +43,12 @@ async def serve(console: Console, options: argparse.Namespace) -> NoReturn:
                 for visit in farm.visits:
                     if visit.user is not None and told.get(id(visit)) is not visit.stage:
                         told[id(visit)] = visit.stage
-                        say(_words(visit))
+                        say(words(visit))
                 await asyncio.sleep(_LOOK_S)
 
 
-def _words(visit: Visit) -> str:
+def words(visit: Visit) -> str:
+    """One line about a connection that has logged in."""
     line = visit.line.decode("latin-1") if visit.line else "no cookie"
     end = f", sent on to {visit.redirected_to}" if visit.redirected_to else ""
     return f"{visit.host}: {visit.user} ({line}) {visit.stage.replace('_', ' ')}{end}"

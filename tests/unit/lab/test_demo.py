@@ -8,16 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from rich.console import Console
 
 from proxy.address import Address
 from proxy.lab import demo
 from proxy.lab.balancers import balance
 from proxy.lab.contenders import Contender, ContenderError
 from proxy.lab.farm import Farm
-from proxy.lab.login import Failure, Leg, LoginResult, Step
-from proxy.lab.play import Run, percentile
-from proxy.lab.report import live, traces
 
 KEYS = [
     "balancer",
@@ -108,34 +104,3 @@ def test_a_balancer_that_does_not_start_is_exit_code_1_and_says_why(
 def test_options_out_of_bounds_are_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         options(*words)
-
-
-def test_percentiles_are_nearest_ranks() -> None:
-    values = [float(n) for n in range(100, 0, -1)]
-    assert percentile(values, 50) == 50.0
-    assert percentile(values, 99) == 99.0
-    assert percentile([7.0], 50) == 7.0
-    assert percentile([], 50) is None
-
-
-def failed(failure: Failure, legs: int) -> LoginResult:
-    leg = Leg(Step.PROBE, Address("127.0.0.1", 1), b"x", None)
-    return LoginResult("alice", legs=[leg] * legs, failure=failure)
-
-
-def test_traces_are_as_different_as_they_can_be() -> None:
-    first = Run("round_robin", [failed(Failure.UNEXPECTED_CERTIFICATE, 2) for _ in range(5)])
-    second = Run("sticky", [LoginResult("bob"), failed(Failure.TIMEOUT, 1)])
-    assert [(name, one.failure) for name, one in traces([first, second])] == [
-        ("round_robin", Failure.UNEXPECTED_CERTIFICATE),
-        ("sticky", Failure.TIMEOUT),
-        ("round_robin", Failure.UNEXPECTED_CERTIFICATE),
-    ]
-
-
-def test_a_terminal_sees_a_bar_with_the_failures() -> None:
-    console = Console(force_terminal=True, record=True, width=100, file=None, legacy_windows=False)
-    run = Run("sticky", [failed(Failure.TIMEOUT, 1)])
-    with live(console, "sticky", 2) as progress:
-        progress(run)
-    assert "1/2 logins, 1 failed" in console.export_text()
