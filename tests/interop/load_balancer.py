@@ -1,0 +1,50 @@
+"""A load balancer in front of the proxy: it gives clients on this machine addresses of their own.
+
+RDP clients cannot choose the address they come from. A balancer that speaks the PROXY protocol
+tells it for them, as cloud load balancers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from proxy.address import Address
+from proxy.wire.proxy_protocol import encode_proxy_v2
+
+OWN_ADDRESS = "127.79.0.1"
+"""Where its connections to the proxy come from: what `proxy_protocol.trusted` has to name."""
+
+
+@asynccontextmanager
+async def coming_from(source: str, proxy: Address) -> AsyncIterator[Address]:
+    """An address inside the block; who connects to it reaches the proxy as if from `source`."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        port = writer.get_extra_info("peername")[1]
+        with suppress(OSError):
+            inner_reader, inner_writer = await asyncio.open_connection(
+                *proxy, local_addr=(OWN_ADDRESS, 0)
+            )
+            inner_writer.write(encode_proxy_v2(Address(source, port), proxy))
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(_pump(reader, inner_writer))
+                pumps.create_task(_pump(inner_reader, writer))
+        writer.close()
+
+    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    try:
+        yield Address(*server.sockets[0].getsockname()[:2])
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry one direction. Its end is the end of both, which is all that RDP needs."""
+    with suppress(OSError):
+        while (data := await reader.read(65536)) and not writer.is_closing():
+            writer.write(data)
+            await writer.drain()
+    writer.close()
