@@ -145,14 +145,16 @@ class Link:
         except OSError:
             pass
         finally:
-            self._writer.transport.abort()
+            self.abort()
 
     def abort(self) -> None:
         """Cut the connection at once."""
         if self._writer is None:
             self._sock.close()
         else:
-            self._writer.transport.abort()
+            # CPython before 3.11.3 fails to abort a TLS transport that is closed already.
+            with contextlib.suppress(AttributeError):
+                self._writer.transport.abort()
 
     async def _read_some(self) -> bytes:
         if self._reader is not None:
