@@ -17,7 +17,7 @@ DEPLOY_PACKAGES := prometheus
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup check test unit integration interop deploy-check demo run fuzz lock format packages clean
+.PHONY: help setup check test unit integration coverage interop deploy-check demo run fuzz lock format packages clean
 
 help:  ## list these words
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,7 +41,8 @@ test:  ## what CI runs: everything below, with a time budget for each stage
 	@$(STAGE) unit 120 $(MAKE) unit
 	@$(STAGE) fuzz 30 $(MAKE) fuzz T=15
 	@$(STAGE) demo 60 $(MAKE) demo
-	@$(STAGE) integration 240 $(MAKE) integration
+	@$(STAGE) integration 240 $(MAKE) integration COVERAGE=1
+	@$(STAGE) coverage 10 $(MAKE) coverage
 	@$(STAGE) interop 240 $(MAKE) interop
 	@$(STAGE) deploy-check 180 $(MAKE) deploy-check
 
@@ -50,7 +51,10 @@ unit: setup  ## unit tests on asyncio and on uvloop, with the coverage gates
 	$(BIN)/python scripts/own_coverage.py proxy/wire proxy/routing
 
 integration: setup  ## the running product on loopback
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest $(if $(COVERAGE),--cov --cov-append --cov-report=) tests/integration
+
+coverage: setup  ## what the last `make unit integration COVERAGE=1` has left out, with its gate
+	$(BIN)/coverage report --fail-under=93
 
 interop: setup  ## real RDP clients and hosts; needs `make packages`
 	$(BIN)/pytest tests/interop
