@@ -130,8 +130,8 @@ def test_protocol_names_only_vectors_that_exist() -> None:
 
 def refused_vectors() -> list[tuple[str, str]]:
     """What docs/protocol.md calls refused: a row's cause, and the last vectors that it names."""
-    row = re.compile(r"^\|[^|]*\|[^|]*\| `(\w+)` \|[^|]*vectors? ((?:`\w+`(?:, )?)+) \|$", re.M)
-    found = row.findall(PROTOCOL.read_text())
+    row = r"^\|[^|]*\|[^|]*\| `(\w+)` \|[^|]*vectors? ((?:`\w+`(?:, )?)+) \|$"
+    found = re.findall(row, PROTOCOL.read_text(), re.MULTILINE)
     return [(cause, name) for cause, names in found for name in re.findall(r"`(\w+)`", names)]
 
 
