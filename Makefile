@@ -12,7 +12,7 @@ STAGE := scripts/stage
 UNIT := tests/unit tests/fuzz tests/test_house.py
 
 # System packages, by the tests that use them.
-INTEROP_PACKAGES := freerdp2-x11 iproute2 openssl rdesktop xauth xrdp xvfb
+INTEROP_PACKAGES := freerdp2-x11 openssl rdesktop xrdp xvfb
 DEPLOY_PACKAGES := prometheus
 
 MAKEFLAGS += --no-print-directory

@@ -50,11 +50,12 @@ class Picture:
 
 
 class Display:
-    """A running X server. Made by `display`."""
+    """An X server. `display` runs it; `name` is what clients ask for."""
 
-    def __init__(self, name: str, frame_buffer: Path) -> None:
-        self.name = name
-        self._frame_buffer = frame_buffer
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.name = ""
+        self._frame_buffer = directory / "Xvfb_screen0"
 
     def picture(self) -> Picture:
         """What is to be seen now. The file is an XWD dump: head, colour map, pixels."""
@@ -69,9 +70,10 @@ class Display:
 @asynccontextmanager
 async def display(directory: Path) -> AsyncIterator[Display]:
     """Run an X server inside the block. It takes a free display number and tells it."""
-    directory.mkdir(parents=True, exist_ok=True)
+    shown = Display(directory)
     options = f"-screen 0 {SIZE}x24 -displayfd 1 -nolisten tcp -noreset -nocursor"
     arguments = [*options.split(), "-fbdir", str(directory)]
     async with started("Xvfb", *arguments, log=directory / "Xvfb.log") as server:
         number = (await server.until_says(r"^(\d+)$"))[1]
-        yield Display(f":{number}", directory / "Xvfb_screen0")
+        shown.name = f":{number}"
+        yield shown

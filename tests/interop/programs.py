@@ -17,7 +17,7 @@ import pytest
 POLL_S = 0.05
 END_S = 3.0  # from SIGTERM to SIGKILL
 
-_PACKAGES = {
+PACKAGES = {
     "Xvfb": "xvfb",
     "openssl": "openssl",
     "rdesktop": "rdesktop",
@@ -31,7 +31,7 @@ def path_of(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if found is None:
         pytest.fail(
-            f"{name} is not installed: make packages (Debian package {_PACKAGES[name]})",
+            f"{name} is not installed: make packages (Debian package {PACKAGES[name]})",
             pytrace=False,
         )
     return found

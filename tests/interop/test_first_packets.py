@@ -17,8 +17,8 @@ async def test_a_preconnection_blob_is_refused_by_name_and_reaches_no_host(
 ) -> None:
     async with Farm.start(hosts=2, redirect="none") as farm, running(farm, tmp_path) as proxy:
         computer = Computer("desk", tmp_path / "desk")
-        code = await computer.freerdp_login(proxy.address, "/pcb:blob", display=screen)
-        assert code != 0
+        async with computer.freerdp(proxy.address, "/pcb:blob", display=screen) as client:
+            assert await client.ended() != 0
         endings = {line["ending"] for line in await proxy.until_ended(1)}
         assert endings == {"request/client/preconnection_blob"}
         assert [visit for visit in farm.visits if visit.line is not None] == []
@@ -29,7 +29,7 @@ async def test_a_client_of_standard_rdp_security_reaches_its_host(
 ) -> None:
     async with two_xrdp_hosts(tmp_path) as hosts, proxy_before(hosts, tmp_path) as proxy:
         computer = Computer("veteran", tmp_path / "veteran")
-        assert await computer.freerdp_login(proxy.address, "/sec:rdp", display=screen) == 0
+        await computer.freerdp_login(proxy.address, "/sec:rdp", display=screen)
         (ended,) = await proxy.until_ended(1)
         (host,) = [host for host in hosts if host.name == ended["host"]]
         assert host.computers == ["veteran"]

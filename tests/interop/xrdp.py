@@ -5,7 +5,6 @@ They get as far as the login screen, which needs no account and no session manag
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import socket
@@ -13,11 +12,10 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.address import Address
-from tests.interop.programs import Program, path_of, started
+from tests.interop.programs import path_of, started
 
 # Encryption of standard RDP security is off: xrdp and FreeRDP, both with OpenSSL 3 from Debian,
 # disagree on its checksums even without anything between them. TLS does not know this setting.
@@ -56,15 +54,19 @@ code=20
 """
 
 
-@dataclass(frozen=True, slots=True)
 class XrdpHost:
-    """A running xrdp. Made by `xrdp`."""
+    """A real host. `xrdp` runs it; `fingerprint` is the SHA-256 of its certificate."""
 
-    name: str
-    address: Address
-    fingerprint: str  # SHA-256 of its certificate
-    directory: Path
-    program: Program
+    def __init__(self, name: str, ip: str, colour: str, directory: Path) -> None:
+        directory.mkdir()
+        self.name = name
+        self.address = _free_address(ip)
+        self.fingerprint = _certificate(name, directory)
+        self.directory = directory
+        self.ini = directory / "xrdp.ini"
+        self.ini.write_text(
+            _INI.format(address=self.address, directory=directory, name=name, colour=colour)
+        )
 
     @property
     def log(self) -> str:
@@ -74,6 +76,11 @@ class XrdpHost:
     def computers(self) -> list[str]:
         """Names of the client computers that came as far as telling it, in their order."""
         return re.findall(r"Connected client computer name: (\S+)", self.log)
+
+    def accepts(self) -> bool:
+        with suppress(OSError), socket.create_connection(self.address, 1):
+            return True
+        return False
 
 
 def _free_address(host: str) -> Address:
@@ -98,20 +105,9 @@ def _certificate(name: str, directory: Path) -> str:
 
 @asynccontextmanager
 async def xrdp(name: str, ip: str, colour: str, directory: Path) -> AsyncIterator[XrdpHost]:
-    """Run xrdp inside the block, on a free port of an address; `colour` (hex) is its background."""
-    directory.mkdir(parents=True)
-    address = _free_address(ip)
-    fingerprint = _certificate(name, directory)
-    ini = directory / "xrdp.ini"
-    ini.write_text(_INI.format(address=address, directory=directory, name=name, colour=colour))
-    arguments = ["--nodaemon", "--config", str(ini)]
+    """Run xrdp inside the block, on a free port of an address, with a background (hex)."""
+    host = XrdpHost(name, ip, colour, directory)
+    arguments = ["--nodaemon", "--config", str(host.ini)]
     async with started("xrdp", *arguments, log=directory / "output") as program:
-        host = XrdpHost(name, address, fingerprint, directory, program)
-        async with asyncio.timeout(20):
-            while True:
-                assert program.process.returncode is None, program.text
-                with suppress(OSError):
-                    socket.create_connection(address, 1).close()
-                    break
-                await asyncio.sleep(0.05)
+        await program.until("a listening socket", host.accepts)
         yield host
