@@ -67,7 +67,9 @@ class StartError(Exception):
 class Front:
     """Everything that runs in the front's event loop."""
 
-    def __init__(self, settings: Settings, store: AffinityStore, link: ParentLink) -> None:
+    def __init__(
+        self, settings: Settings, store: AffinityStore, link: ParentLink, metrics: Metrics
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.store = store
@@ -77,7 +79,8 @@ class Front:
         self.listening = False
         self.pools = {pool.name: Pool(pool) for pool in settings.pools}
         self.routes = [Routes(listener, self.pools) for listener in settings.listeners]
-        self.metrics = Metrics(settings, self._sources(), started_at=wall())
+        self.relay_count = settings.relay.processes or default_relays()
+        self.metrics = metrics
         self.log = ConnectionLog(_user_names(settings.log.users))
         self.health = HealthMonitor(self.pools.values(), self._host_turned, rng=random.Random())  # noqa: S311
         self.observers = Observers(self.health, self.metrics, self.log)
@@ -149,18 +152,20 @@ class Front:
         log.info("stopped")
 
     async def _attach_relays(self) -> None:
-        wanted = self.settings.relay.processes or default_relays()
-        raise_open_files(self.settings.limits.connections, wanted)
-        await self.link.relays(wanted)
+        raise_open_files(self.settings.limits.connections, self.relay_count)
+        await self.link.relays(self.relay_count)
         try:
-            await self.relays.ready(wanted, _RELAYS_READY_S)
+            await self.relays.ready(self.relay_count, _RELAYS_READY_S)
         except TimeoutError:
-            raise StartError(f"{wanted} relays did not start within {_RELAYS_READY_S} s") from None
+            said = f"{self.relay_count} relays did not start within {_RELAYS_READY_S} s"
+            raise StartError(said) from None
 
     async def _serve_views(self) -> list[HttpServer]:
         servers = []
         if self.settings.metrics.bind is not None:
-            routes = public_routes(self.metrics.render, CONTENT_TYPE, self._readiness)
+            routes = public_routes(
+                lambda: self.metrics.render(self._sources()), CONTENT_TYPE, self._readiness
+            )
             servers.append(HttpServer(self.settings.metrics.bind, routes))
         if self.settings.admin.bind is not None:
             servers.append(HttpServer(self.settings.admin.bind, self._admin_routes()))
@@ -241,18 +246,25 @@ class Front:
             hosts=hosts,
         )
 
+    async def _render(self) -> bytes:
+        return await self.metrics.render(self._sources())
+
     def _sources(self) -> Sources:
         return Sources(
             hosts=self._hosts,
             connections=self._records,
-            relays=lambda: [
-                RelayState(index, up=True, connections=count)
-                for index, count in self.relays.connections.items()
-            ],
+            relays=self._relay_states,
             store_up=self._store_is_up,
             pins=self.store.size,
             held=lambda: self.placer.held,
         )
+
+    def _relay_states(self) -> list[RelayState]:
+        attached = self.relays.connections
+        return [
+            RelayState(index, up=index in attached, connections=attached.get(index, 0))
+            for index in range(self.relay_count)
+        ]
 
     def _store_is_up(self) -> bool:
         failed_at = self.observers.store_failed_at
@@ -296,8 +308,14 @@ async def serve(control: socket.socket, path: str) -> int:
         for warning in config.warnings(settings):
             log.warning("configuration", extra={"detail": warning})
         try:
-            store = await open_store(settings.affinity, now=wall, on_event=_store_event)
-            front = Front(settings, store, link)
+            metrics = Metrics(settings, started_at=wall())
+
+            def store_event(event: StoreEvent, detail: str) -> None:
+                metrics.store_event(event)
+                log.warning("affinity_store", extra={"what": event, "detail": detail})
+
+            store = await open_store(settings.affinity, now=wall, on_event=store_event)
+            front = Front(settings, store, link, metrics)
         except (StoreError, StartError) as error:
             return _cannot_start(error)
         loop = asyncio.get_running_loop()
@@ -315,10 +333,6 @@ async def serve(control: socket.socket, path: str) -> int:
                 hearing.cancel()
         await store.close()
     return 0
-
-
-def _store_event(event: StoreEvent, detail: str) -> None:
-    log.warning("affinity_store", extra={"what": event, "detail": detail})
 
 
 def _cannot_start(error: Exception) -> int:

@@ -37,6 +37,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from proxy import __version__
+from proxy.affinity.store import StoreEvent
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side, StoreError
 from proxy.routing.model import Reason, RepinCause, TokenFate
@@ -110,9 +111,8 @@ class Sources(NamedTuple):
 class Metrics:
     """Observer of the path, and the text that Prometheus scrapes."""
 
-    def __init__(self, settings: Settings, sources: Sources, *, started_at: float) -> None:
+    def __init__(self, settings: Settings, *, started_at: float) -> None:
         """`started_at` is the start of the process in seconds since the epoch."""
-        self._sources = sources
         self._started_at = started_at
         self._registry = CollectorRegistry()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -135,6 +135,8 @@ class Metrics:
         self._ended_bytes: dict[tuple[str, str], _Bytes] = {
             (pool.name, host.name): _Bytes() for pool in settings.pools for host in pool.hosts
         }
+        for event in StoreEvent:
+            self._bind("affinity_events_total", event)
         for listener in settings.listeners:
             self._bind_listener(listener)
         for pool in settings.pools:
@@ -184,6 +186,10 @@ class Metrics:
     def store_failed(self) -> None:
         self._count("affinity_store_failures_total")
 
+    def store_event(self, event: StoreEvent) -> None:
+        """Something befell the affinity table."""
+        self._count("affinity_events_total", event)
+
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
         loop = asyncio.get_running_loop()
@@ -194,16 +200,16 @@ class Metrics:
 
     # What a scrape reads.
 
-    async def render(self) -> bytes:
+    async def render(self, sources: Sources) -> bytes:
         """All series in Prometheus' text format."""
         live = _Live(
-            hosts=[(h.pool, h.name, h.up, h.will, h.live) for h in self._sources.hosts()],
-            connections=list(self._sources.connections()),
+            hosts=[(h.pool, h.name, h.up, h.will, h.live) for h in sources.hosts()],
+            connections=list(sources.connections()),
             ended_bytes={key: _Bytes(b.up, b.down) for key, b in self._ended_bytes.items()},
-            relays=list(self._sources.relays()),
-            held=self._sources.held(),
-            store_up=self._sources.store_up(),
-            pins=await self._pins(),
+            relays=list(sources.relays()),
+            held=sources.held(),
+            store_up=sources.store_up(),
+            pins=await _pins(sources),
             started_at=self._started_at,
         )
         loop = asyncio.get_running_loop()
@@ -215,13 +221,6 @@ class Metrics:
 
     def _write(self, live: _Live) -> bytes:
         return generate_latest(self._registry) + generate_latest(live)
-
-    async def _pins(self) -> int | None:
-        try:
-            async with asyncio.timeout(_PINS_TIMEOUT_S):
-                return await self._sources.pins()
-        except (StoreError, TimeoutError):
-            return None
 
     # Every label set that the configuration allows is made at start, so that zeros are seen.
 
@@ -349,3 +348,11 @@ class _Live(Collector):
 def _gauge(name: str) -> GaugeMetricFamily:
     series = SERIES[name]
     return GaugeMetricFamily(PREFIX + name, series.text, labels=series.labels)
+
+
+async def _pins(sources: Sources) -> int | None:
+    try:
+        async with asyncio.timeout(_PINS_TIMEOUT_S):
+            return await sources.pins()
+    except (StoreError, TimeoutError):
+        return None

@@ -65,6 +65,11 @@ SERIES: dict[str, Series] = {
     "affinity_store_failures_total": Series(
         "counter", (), "Questions that the affinity store did not answer."
     ),
+    "affinity_events_total": Series(
+        "counter",
+        ("event",),
+        "What befell the affinity table: set aside as corrupt, pins evicted, maintenance failed.",
+    ),
     "connect_seconds": Series(
         "histogram", ("pool",), "TCP connect to the session host that answered.", _SECONDS
     ),

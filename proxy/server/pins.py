@@ -107,7 +107,8 @@ class PinKeeper:
         )
         if moved:
             self.observer.pin_moved(key.pool, "token")
-            log.info("pin_moved", extra={"key": key.key, "pool": key.pool, "to": host})
+            connection = f"{row.record.id:016x}"  # its lines say who it is, as far as they may
+            log.info("pin_moved", extra={"id": connection, "pool": key.pool, "to": host})
 
     def _established(self, row: Established) -> None:
         # A little later than the minute, so that the claim of the same login is past it too.

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
+from proxy.affinity.store import StoreEvent
 from proxy.control.metrics import Metrics, RelayState, Sources
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side, StoreError
@@ -32,17 +33,14 @@ class House:
         self.store_up = True
         self.held = 0
         self.pins_fail = False
-        self.metrics = Metrics(
-            settings,
-            Sources(
-                hosts=lambda: self.hosts,
-                connections=lambda: self.connections,
-                relays=lambda: self.relays,
-                store_up=lambda: self.store_up,
-                pins=self._pins,
-                held=lambda: self.held,
-            ),
-            started_at=1_234.5,
+        self.metrics = Metrics(settings, started_at=1_234.5)
+        self.sources = Sources(
+            hosts=lambda: self.hosts,
+            connections=lambda: self.connections,
+            relays=lambda: self.relays,
+            store_up=lambda: self.store_up,
+            pins=self._pins,
+            held=lambda: self.held,
         )
 
     async def _pins(self) -> int:
@@ -52,7 +50,7 @@ class House:
 
     async def scrape(self) -> Samples:
         """Every sample by its text, as in `name{label="value"}` with the labels in order."""
-        text = (await self.metrics.render()).decode()
+        text = (await self.metrics.render(self.sources)).decode()
         return {
             _name(sample.name, sample.labels): sample.value
             for family in text_string_to_metric_families(text)
@@ -82,8 +80,16 @@ def changes(before: Samples, after: Samples) -> Samples:
     }
 
 
+async def test_what_befalls_the_table_is_counted(house: House) -> None:
+    before = await house.scrape()
+    house.metrics.store_event(StoreEvent.SET_ASIDE)
+    after = await house.scrape()
+    assert before["affinity_events_total{event=set_aside}"] == 0
+    assert after["affinity_events_total{event=set_aside}"] == 1
+
+
 async def test_every_series_of_the_table_is_shown_from_the_first_scrape_on(house: House) -> None:
-    text = (await house.metrics.render()).decode()
+    text = (await house.metrics.render(house.sources)).decode()
     shown = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert shown == {PREFIX + name for name in SERIES}
 
@@ -259,7 +265,7 @@ async def test_labels_hold_neither_users_nor_sources_nor_tokens(house: House) ->
     house.metrics.connection_placed(record)
     ended = replace(record, ending=Ending(Phase.RELAY, Side.CLIENT, Cause.CLOSED), duration_s=1.0)
     house.metrics.connection_ended(ended)
-    text = (await house.metrics.render()).decode()
+    text = (await house.metrics.render(house.sources)).decode()
     for private in ("Alice", "203.0.113", "msts", "0011223344"):
         assert private not in text
 
