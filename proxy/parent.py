@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy import channel
+from proxy.notify import Notifier
 
 SILENCE_S = 10.0
 START_S = 60.0  # until a front's first word: imports on a busy machine
@@ -150,13 +151,17 @@ class Parent:
     # Children
 
     def _start(self, child: Child) -> None:
-        ours, theirs = channel.pair()
-        child.control, child.heard_at = ours, None
         child.started_at = time.monotonic()
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child, ours))
-        if child is self._front:
-            self._post(child, {"act": "greeting", "version": 1}, self._configuration)
         try:
+            ours, theirs = channel.pair()
+        except OSError as error:
+            self._start_failed(child, error)
+            return
+        child.control, child.heard_at = ours, None
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child, ours))
+        try:
+            if child is self._front:
+                self._post(child, {"act": "greeting", "version": 1}, self._configuration)
             child.pid = os.posix_spawn(
                 child.command[0],
                 child.command,
@@ -166,8 +171,7 @@ class Parent:
                 setsigdef=_CAUGHT,
             )
         except OSError as error:
-            _say("start_failed", process=child.name, index=child.index, error=str(error))
-            self._died(child, 1)
+            self._start_failed(child, error)
             return
         finally:
             theirs.close()
@@ -175,12 +179,20 @@ class Parent:
             if relay.pid and self._front.pid:
                 self._join(relay)
 
+    def _start_failed(self, child: Child, error: OSError) -> None:
+        _say("start_failed", process=child.name, index=child.index, error=str(error))
+        self._died(child, 1)
+
     def _join(self, relay: Child) -> None:
-        fronts_end, relays_end = channel.pair()
-        with fronts_end, relays_end:
-            self._post(relay, {"act": "front"}, relays_end.fileno())
-            told = {"act": "relay", "index": relay.index, "pid": relay.pid}
-            self._post(self._front, told, fronts_end.fileno())
+        """Give front and relay a channel of their own."""
+        try:
+            fronts_end, relays_end = channel.pair()
+            with fronts_end, relays_end:
+                self._post(relay, {"act": "front"}, relays_end.fileno())
+                told = {"act": "relay", "index": relay.index, "pid": relay.pid}
+                self._post(self._front, told, fronts_end.fileno())
+        except OSError as error:
+            _say("join_failed", index=relay.index, pid=relay.pid, error=str(error))
 
     def _signalled(self, woken: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -229,12 +241,12 @@ class Parent:
     def _stop(self) -> None:
         self._stops += 1
         self._notify.say("STOPPING=1")
-        if not self._front.pid:
-            self._finish(0)
-            return
-        _kill(self._front, signal.SIGTERM)
         if self._stops > 1:
             self._kill_at = time.monotonic() + AT_ONCE_S
+        if self._front.pid:
+            _kill(self._front, signal.SIGTERM)
+        elif self._code is None:
+            self._finish(0)  # it came between two fronts
 
     def _finish(self, code: int) -> None:
         self._code = code
@@ -260,7 +272,7 @@ class Parent:
             if child is self._front:
                 child.heard_at = time.monotonic()
                 self._obey(json.loads(message.data), message.fds)
-        except (ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:
             _say("message_refused", error=repr(error))
         finally:
             channel.close_all(message.fds)
@@ -335,30 +347,6 @@ class Parent:
         child.outbox.clear()
 
 
-class Notifier:
-    """systemd's notification socket (sd_notify(3)), where there is one."""
-
-    def __init__(self) -> None:
-        self._path = os.environ.get("NOTIFY_SOCKET", "")
-        usec = int(os.environ.get("WATCHDOG_USEC", "0")) if self._path else 0
-        self._period_s = usec / 2_000_000
-        self.due_at = time.monotonic() if usec else float("inf")
-
-    def say(self, text: str) -> None:
-        """Send one notification; a service manager that is away is no reason to end."""
-        if self._path:
-            path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            with sock, contextlib.suppress(OSError):
-                sock.sendto(text.encode(), path)
-
-    def watchdog(self, now: float) -> None:
-        """The loop turns."""
-        if now >= self.due_at:
-            self.say("WATCHDOG=1")
-            self.due_at = now + self._period_s
-
-
 def _listening_socket(host: str, port: int, *, dual_stack: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -393,4 +381,5 @@ def _kill(child: Child, number: signal.Signals) -> None:
 def _say(event: str, **fields: object) -> None:
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     line = json.dumps({"time": at, "level": "warning", "event": event, **fields})
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the parent has no logger
+    with contextlib.suppress(OSError):  # nobody reads it: no reason to end
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - the parent has no logger

@@ -164,14 +164,19 @@ class House:
         self.notify.close()
 
 
+def state(pid: object) -> str:
+    """One letter, as proc(5) has it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def runs(pid: object) -> bool:
     """Whether this process of ours is alive (and not only a zombie)."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        letter = state(pid)
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return status != "Z" and b"--control-fd" in command
+    return letter != "Z" and b"--control-fd" in command
 
 
 def kill(pid: object, number: signal.Signals) -> None:
@@ -206,7 +211,10 @@ def test_a_killed_front_is_replaced_while_clients_wait_and_connections_go_on(
     house = build(relays=2)
     first = house.wait_ready(1)
     pairs = [house.connect() for _ in range(6)]
+    for client, host in pairs:
+        echo(client, host, b"before")  # so it is in a relay's hands
     kill(first["pid"], signal.SIGSTOP)
+    wait_for(lambda: state(first["pid"]) == "T")
     waiting = [house.client() for _ in range(5)]  # in the queue of the listening socket
     kill(first["pid"], signal.SIGKILL)
     for number, (client, host) in enumerate(pairs):
@@ -301,9 +309,9 @@ def test_a_front_that_is_silent_is_killed_and_replaced(build: Callable[..., Hous
 
 
 def test_a_front_whose_loop_turns_is_not_silent(build: Callable[..., House]) -> None:
-    house = build(silence_s=2.0)
+    house = build(silence_s=3.0)
     house.wait_ready(1)
-    time.sleep(4)
+    time.sleep(4)  # longer than silence may last
     assert len(house.events("ready")) == 1
 
 

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -37,12 +38,13 @@ async def test_progress_is_told_of_connections_that_changed_only(relay: RelayUnd
     pool = await relay.pool(seen)
     client, server = await hand_over(pool, 1)
     silent_client, silent_server = await hand_over(pool, 2)
+    began = time.monotonic()
     for _ in range(100):
         client.sendall(b"12345")
         server.recv(100)
     await until(lambda: seen.progress.get(1) == (500, 0))
     assert 2 not in seen.progress
-    assert seen.progress_count <= 3
+    assert seen.progress_count <= time.monotonic() - began + 2, "once a second at most"
     for sock in (client, server, silent_client, silent_server):
         sock.close()
     pool.stop()

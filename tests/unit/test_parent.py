@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from proxy import channel, parent
-from proxy.parent import Child, Notifier, Parent
+from proxy.parent import Child, Parent
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,31 +227,6 @@ Parent([{sys.executable!r}, "-c", {ORPHAN!r}]).run()
     assert done.stdout.strip() == "reaped", done.stderr
 
 
-@pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_is_told_where_it_listens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
-) -> None:
-    path = f"@rdp-proxy-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind("\0" + path[1:] if abstract else path)
-        monkeypatch.setenv("NOTIFY_SOCKET", path)
-        monkeypatch.setenv("WATCHDOG_USEC", "10000000")
-        notifier = Notifier()
-        notifier.say("READY=1")
-        assert manager.recv(100) == b"READY=1"
-        now = notifier.due_at
-        notifier.watchdog(now)
-        assert manager.recv(100) == b"WATCHDOG=1"
-        assert notifier.due_at == now + 5.0
-
-
-def test_a_service_manager_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/notify")
-    Notifier().say("READY=1")
-    monkeypatch.delenv("NOTIFY_SOCKET")
-    assert Notifier().due_at == float("inf")
-
-
 def test_run_starts_the_front_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
@@ -287,3 +262,48 @@ def test_children_begin_with_their_signals_blocked_and_not_ignored() -> None:
     for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         assert name in done.stdout
     assert done.stdout.endswith("True\n")
+
+
+def test_a_stop_that_comes_again_after_the_front_ended_keeps_its_code(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    front.parent._ever_ready = True
+    front.parent._front.pid = 4711
+    front.parent._stop()
+    front.parent._died(front.parent._front, 5)
+    front.parent._stop()
+    assert front.parent._code == 5
+
+
+def test_a_stop_between_two_fronts_ends_the_parent(front: Front) -> None:
+    front.parent._stop()
+    assert front.parent._code == 0
+
+
+def test_without_descriptors_a_start_is_tried_again_later(
+    front: Front, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none_left() -> tuple[socket.socket, socket.socket]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(channel, "pair", none_left)
+    relay = Child("relay", ["relay"])
+    front.parent._start(relay)
+    assert (relay.pid, relay.control, relay.deaths) == (0, None, 1)
+    front.parent._join(relay)
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == [
+        "start_failed",
+        "process_ended",
+        "join_failed",
+    ]
+
+
+def test_a_broken_standard_error_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as broken:  # noqa: PTH123 - a descriptor
+        monkeypatch.setattr(sys, "stderr", broken)
+        parent._say("nobody_reads")
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)

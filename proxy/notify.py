@@ -1,0 +1,35 @@
+"""Notifier: tells systemd that the product is ready, alive, or stopping (sd_notify(3)).
+
+Only the main process speaks (NotifyAccess=main), so this is the parent's. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+
+class Notifier:
+    """systemd's notification socket (sd_notify(3)), where there is one."""
+
+    def __init__(self) -> None:
+        self._path = os.environ.get("NOTIFY_SOCKET", "")
+        usec = int(os.environ.get("WATCHDOG_USEC", "0")) if self._path else 0
+        self._period_s = usec / 2_000_000
+        self.due_at = time.monotonic() if usec else float("inf")
+
+    def say(self, text: str) -> None:
+        """Send one notification; a service manager that is away is no reason to end."""
+        if self._path:
+            path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            with sock, contextlib.suppress(OSError):
+                sock.sendto(text.encode(), path)
+
+    def watchdog(self, now: float) -> None:
+        """The loop turns."""
+        if now >= self.due_at:
+            self.say("WATCHDOG=1")
+            self.due_at = now + self._period_s

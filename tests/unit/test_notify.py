@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from proxy.notify import Notifier
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_manager_is_told_where_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    path = f"@rdp-proxy-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + path[1:] if abstract else path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+        notifier = Notifier()
+        notifier.say("READY=1")
+        assert manager.recv(100) == b"READY=1"
+        now = notifier.due_at
+        notifier.watchdog(now)
+        assert manager.recv(100) == b"WATCHDOG=1"
+        assert notifier.due_at == now + 5.0
+
+
+def test_a_service_manager_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/notify")
+    Notifier().say("READY=1")
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    assert Notifier().due_at == float("inf")
