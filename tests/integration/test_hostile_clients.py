@@ -138,7 +138,7 @@ async def drip(proxy: RunningProxy, number: int) -> bool:
     try:
         async with asyncio.timeout(PATIENCE_S):
             for byte in CR if number % 2 else b"":
-                if reader.at_eof():
+                if reader.at_eof() or writer.is_closing():
                     break
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.2)
