@@ -42,10 +42,12 @@ from proxy.routing.pool import Host, Pool, Routes
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
 from proxy.server.gate import Gate
+from proxy.server.learned import LearnedTokens
 from proxy.server.listener import Listener
 from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord
+from proxy.server.shared import SharedSources
 from proxy.server.table import ConnectionTable
 from proxy.settings import LogUsers, Settings, state_path
 
@@ -91,10 +93,21 @@ class Front:
         self.relays = RelayPool(self.table, loop)
         node = socket.gethostname()
         timeouts = settings.timeouts
-        self.placer = Placer(
-            store, node, Dialler(timeouts), timeouts, self.observers, self.table.host_of
-        )
         self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
+        self.shared = SharedSources(
+            settings.affinity.shared_after, self.table, self.pools, self.pins.touch_soon
+        )
+        self.table.watchers += [self.pins, self.shared]
+        self.placer = Placer(
+            store,
+            node,
+            Dialler(timeouts),
+            timeouts,
+            self.observers,
+            LearnedTokens(store, self.observers, loop.time),
+            self.table.host_of,
+            self.shared.holds,
+        )
         # Ids are unique among all fronts whose connections one relay may hold.
         ids = itertools.count(int.from_bytes(os.urandom(4)) << 32)
         self.reception = Reception(
@@ -257,6 +270,7 @@ class Front:
             store_up=self._store_is_up,
             pins=self.store.size,
             held=lambda: self.placer.held,
+            shared=lambda: len(self.shared),
         )
 
     def _relay_states(self) -> list[RelayState]:

@@ -47,6 +47,10 @@ class Observers:
         for each in self._listeners:
             each.pin_moved(pool, cause)
 
+    def pin_disagreed(self, pool: str) -> None:
+        for each in self._listeners:
+            each.pin_disagreed(pool)
+
     def store_failed(self) -> None:
         self.store_failed_at = time.monotonic()
         for each in self._listeners:

@@ -276,6 +276,9 @@ class AffinitySettings(Section):
     Not on a network file system."""
     max_pins: Annotated[int, whole(1, 1_000_000_000)] = 1_000_000
     """Most pins that are kept; beyond it the longest idle go first."""
+    shared_after: Annotated[int | None, whole(1, 1_000_000, word="off")] = 8
+    """A source with more live connections than this is taken for many people (a NAT): where they
+    say who they are they are pinned by source and user from then on. Or `off`."""
     url: Annotated[str, notation.URL] | None = Field(default=None, repr=False)
     """Where Redis is: `redis://HOST:PORT/DB`, `redis+sentinel://HOST:PORT,HOST:PORT/NAME` or
     `redis+cluster://HOST:PORT,HOST:PORT`; `rediss` for TLS. Needed by `redis` and by it alone."""

@@ -217,6 +217,9 @@ class ConnectionLog:
     def pin_moved(self, pool: str, cause: str) -> None:
         log.debug("pin_moved", extra={"pool": pool, "cause": cause})
 
+    def pin_disagreed(self, pool: str) -> None:
+        log.debug("pin_disagreed", extra={"pool": pool})
+
     def store_failed(self) -> None:
         log.debug("store_failed")
 

@@ -106,6 +106,7 @@ class Sources(NamedTuple):
     store_up: Callable[[], bool]
     pins: Callable[[], Awaitable[int]]
     held: Callable[[], int]
+    shared: Callable[[], int]
 
 
 class Metrics:
@@ -183,6 +184,9 @@ class Metrics:
     def pin_moved(self, pool: str, cause: str) -> None:
         self._count("pins_moved_total", pool, cause)
 
+    def pin_disagreed(self, pool: str) -> None:
+        self._count("affinity_disagreements_total", pool)
+
     def store_failed(self) -> None:
         self._count("affinity_store_failures_total")
 
@@ -208,6 +212,7 @@ class Metrics:
             ended_bytes={key: _Bytes(b.up, b.down) for key, b in self._ended_bytes.items()},
             relays=list(sources.relays()),
             held=sources.held(),
+            shared=sources.shared(),
             store_up=sources.store_up(),
             pins=await _pins(sources),
             started_at=self._started_at,
@@ -236,6 +241,7 @@ class Metrics:
                 self._bind("connections_placed_total", listener.name, pool_name, reason)
 
     def _bind_pool(self, pool: PoolSettings) -> None:
+        self._bind("affinity_disagreements_total", pool.name)
         for cause in RepinCause:
             self._bind("repinned_total", pool.name, cause)
         for answer in sorted(ANSWERS):
@@ -292,6 +298,7 @@ class _Live(Collector):
         ended_bytes: dict[tuple[str, str], _Bytes],
         relays: list[RelayState],
         held: int,
+        shared: int,
         store_up: bool,
         pins: int | None,
         started_at: float,
@@ -302,6 +309,7 @@ class _Live(Collector):
         self._relays = relays
         self._single: dict[str, float | None] = {
             "held_clients": held,
+            "shared_sources": shared,
             "affinity_store_up": store_up,
             "affinity_pins": pins,
             "start_time_seconds": started_at,

@@ -65,6 +65,11 @@ SERIES: dict[str, Series] = {
     "affinity_store_failures_total": Series(
         "counter", (), "Questions that the affinity store did not answer."
     ),
+    "affinity_disagreements_total": Series(
+        "counter",
+        ("pool",),
+        "Clients placed while the affinity table was away who turned out to be pinned elsewhere.",
+    ),
     "affinity_events_total": Series(
         "counter",
         ("event",),
@@ -96,6 +101,9 @@ SERIES: dict[str, Series] = {
         "gauge", ("pool", "host", "will"), "1 for what the operator wants of a host, else 0."
     ),
     "held_clients": Series("gauge", (), "Clients that wait because no host of their pool is up."),
+    "shared_sources": Series(
+        "gauge", (), "Sources that turned out to be many people (affinity.shared_after)."
+    ),
     "affinity_store_up": Series("gauge", (), "1 while the affinity store answers."),
     "affinity_pins": Series(
         "gauge", (), "Pins in the affinity table, about; absent while the store does not answer."

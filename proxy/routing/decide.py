@@ -50,7 +50,7 @@ class Question:
     @property
     def fate(self) -> TokenFate:
         """The token's fate where no rule honours it."""
-        if self.token is None or self.token.collection is not None:
+        if self.token is None or self.token.format == "tsv":  # a collection's name is no token
             return TokenFate.ABSENT
         return TokenFate.OPAQUE if self.token.address is None else TokenFate.UNKNOWN_HOST
 

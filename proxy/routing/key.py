@@ -36,8 +36,15 @@ class AffinityKey:
 NO_KEY = AffinityKey(None)
 
 
-def affinity_key(affinity: PoolAffinity, source: IPAddress, user: str | None) -> AffinityKey:
-    """The keys of a connection from `source`, whose cookie names `user` (raw, or None)."""
+def affinity_key(
+    affinity: PoolAffinity, source: IPAddress, user: str | None, *, crowded: bool = False
+) -> AffinityKey:
+    """The keys of a connection from `source`, whose cookie names `user` (raw, or None).
+
+    Args:
+        crowded: the source turned out to be many people: they are told apart by user where they
+            say who they are.
+    """
     if affinity.key is AffinityKeyKind.NONE:
         return NO_KEY
     by_source = f"source:{network_text(affinity, source)}"
@@ -47,7 +54,7 @@ def affinity_key(affinity: PoolAffinity, source: IPAddress, user: str | None) ->
         return NO_KEY if shared else AffinityKey(by_source)
     if affinity.key is AffinityKeyKind.USER:
         return AffinityKey(f"user:{name}", None if shared else by_source)
-    if shared:
+    if shared or (crowded and affinity.key is AffinityKeyKind.SOURCE):
         return AffinityKey(f"{by_source} user:{name}")
     if affinity.key is AffinityKeyKind.SOURCE:
         return AffinityKey(by_source)

@@ -49,10 +49,7 @@ class PinKeeper:
     wall: Callable[[], float]
     _settling: list[tuple[float, int]] = field(default_factory=list)
     _ended: list[Established] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.table.on_established = self._established
-        self.table.on_gone = self._ended.append
+    _soon: list[Established] = field(default_factory=list)
 
     async def run(self) -> None:
         """One tick after the other, for ever."""
@@ -71,9 +68,10 @@ class PinKeeper:
 
     async def tick(self, round_: Iterable[Established]) -> None:
         """Touch the rows whose turn it is, those that just settled, and those that ended."""
-        settled = self._just_settled()
-        live = [*round_, *settled]
-        ended, self._ended[:] = list(self._ended), []
+        live = [*round_, *self._just_settled(), *self._soon]
+        ended = list(self._ended)
+        self._soon.clear()
+        self._ended.clear()
         touches = {
             (key, row.record.host): Touch(key, row.record.host or "", self._ttl_s(row))
             for row in (*live, *ended)
@@ -86,6 +84,7 @@ class PinKeeper:
             in_force = await self.store.touch(self.node, list(touches.values()))
             pins = {touch.key: host for touch, host in zip(touches.values(), in_force, strict=True)}
             for row in live:
+                self._compare(row, pins)
                 for key in row.keys:
                     await self._move(row, key, pins[key])
         except StoreError:
@@ -110,9 +109,26 @@ class PinKeeper:
             connection = f"{row.record.id:016x}"  # its lines say who it is, as far as they may
             log.info("pin_moved", extra={"id": connection, "pool": key.pool, "to": host})
 
-    def _established(self, row: Established) -> None:
+    def touch_soon(self, row: Established) -> None:
+        """Touch it with the next tick."""
+        self._soon.append(row)
+
+    def _compare(self, row: Established, pins: dict[PinKey, str]) -> None:
+        """Nodes that had to place without the table may have disagreed: the table wins, counted
+        once, and nothing that lives moves."""
+        if row.table_was_away and row.keys:
+            row.table_was_away = False
+            if pins[row.keys[0]] != row.record.host and not row.came_by_token:
+                self.observer.pin_disagreed(row.keys[0].pool)
+
+    def established(self, row: Established) -> None:
+        """A connection came (TableWatcher)."""
         # A little later than the minute, so that the claim of the same login is past it too.
         heapq.heappush(self._settling, (row.record.accepted_at + SETTLED_S + TICK_S, row.record.id))
+
+    def gone(self, row: Established) -> None:
+        """A connection ended (TableWatcher)."""
+        self._ended.append(row)
 
     def _just_settled(self) -> list[Established]:
         now = self.wall()

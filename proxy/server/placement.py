@@ -19,6 +19,7 @@ from proxy.routing.key import affinity_key
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
 from proxy.routing.pool import Host
 from proxy.server.dial import Dialler
+from proxy.server.learned import LearnedTokens
 from proxy.server.record import Observer, Phase
 from proxy.server.visit import Placed, Visit
 from proxy.settings import Balance, HostDown, TimeoutSettings
@@ -34,6 +35,7 @@ class Placer:
 
     Attributes:
         known: the host of a client's live connections here, for when the store is away.
+        crowded: whether a source turned out to be many people.
         held: how many clients wait for a host.
     """
 
@@ -42,7 +44,9 @@ class Placer:
     dialler: Dialler
     timeouts: TimeoutSettings
     observer: Observer
+    learned: LearnedTokens
     known: Callable[[PinKey], str | None]
+    crowded: Callable[[str], bool]
     held: int = 0
     _hosts_turned: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -73,6 +77,8 @@ class Placer:
                 placed = await self._walk(visit, decision, pin)
             if placed is not None:
                 visit.record.host = placed.host.name
+                if visit.record.reason in (Reason.PIN, Reason.TOKEN_LEARNED):
+                    await self.learned.learn(visit, placed.host)
                 return placed
             visit.record.phase = Phase.PLACE
             if loop.time() >= deadline or self.held >= HELD_MAX:
@@ -84,7 +90,12 @@ class Placer:
         token = visit.token
         named = visit.routes.named_by(token) if token is not None else None
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
-        visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
+        visit.key = affinity_key(
+            visit.pool.settings.affinity,
+            visit.source,
+            visit.request.user,
+            crowded=self.crowded(visit.record.client.host),
+        )
         pin: str | None = None
         balance: Balance | None = None
         keys = visit.pin_keys()
@@ -93,10 +104,11 @@ class Placer:
                 found = await self.store.get(keys[0])
                 pin = found.host if found else None
             except StoreError:
-                self.observer.store_failed()
+                self._away(visit)
                 pin, balance = self.known(keys[0]), Balance.HASH
+        learned = await self.learned.host_of(visit)
         decision = decide(
-            Question(visit.routes, visit.pool, token, visit.key.primary, None, pin, balance)
+            Question(visit.routes, visit.pool, token, visit.key.primary, learned, pin, balance)
         )
         record = visit.record
         record.pool, record.key = visit.pool.name, visit.key.primary
@@ -194,7 +206,7 @@ class Placer:
         try:
             pin = await self.store.claim(key, host.name, expected=expected, ttl_s=ttl_s)
         except StoreError:
-            self.observer.store_failed()
+            self._away(visit)
             return host.name
         return pin.host
 
@@ -205,7 +217,7 @@ class Placer:
         try:
             await self.store.touch(self.node, touches)
         except StoreError:
-            self.observer.store_failed()
+            self._away(visit)
 
     async def _note_latest(self, visit: Visit, host: Host) -> None:
         """Let the source's own entry follow its newest pin, for connections without a user."""
@@ -216,7 +228,11 @@ class Placer:
         try:
             await self.store.assign(key, host.name, ttl_s=ttl_s)
         except StoreError:
-            self.observer.store_failed()
+            self._away(visit)
+
+    def _away(self, visit: Visit) -> None:
+        visit.table_was_away = True
+        self.observer.store_failed()
 
     async def _hold(self, visit: Visit, at_most_s: float) -> None:
         """Keep the client for a moment, or until some host turns.

@@ -187,5 +187,8 @@ class Observer(Protocol):
     def pin_moved(self, pool: str, cause: str) -> None:
         """A pin changed its host after placement, for `cause`."""
 
+    def pin_disagreed(self, pool: str) -> None:
+        """Placed while the affinity table was away, a client turned out to be pinned elsewhere."""
+
     def store_failed(self) -> None:
         """The affinity store did not answer."""

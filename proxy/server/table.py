@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from proxy.affinity.store import PinKey
 from proxy.errors import Cause, Side
@@ -31,10 +32,18 @@ class Established:
     record: ConnectionRecord
     host: Host | None  # None: the configuration no longer has it
     keys: tuple[PinKey, ...]
+    table_was_away: bool = False  # it was placed without the affinity table
 
     @property
     def came_by_token(self) -> bool:
         return self.record.reason is Reason.TOKEN
+
+
+class TableWatcher(Protocol):
+    """Who wants to know of rows that come and go."""
+
+    def established(self, row: Established) -> None: ...
+    def gone(self, row: Established) -> None: ...
 
 
 class ConnectionTable:
@@ -42,7 +51,7 @@ class ConnectionTable:
 
     Attributes:
         rows: by connection id.
-        on_established, on_gone: told of every row that comes and goes (the keeper of pins).
+        watchers: told of every row that comes and goes.
     """
 
     def __init__(
@@ -53,8 +62,7 @@ class ConnectionTable:
         wall: Callable[[], float],
     ) -> None:
         self.rows: dict[int, Established] = {}
-        self.on_established: Callable[[Established], None] = lambda _: None
-        self.on_gone: Callable[[Established], None] = lambda _: None
+        self.watchers: list[TableWatcher] = []
         self._by_key: dict[PinKey, dict[int, Established]] = defaultdict(dict)
         self._pools = pools
         self._gate = gate
@@ -64,19 +72,22 @@ class ConnectionTable:
     def add(self, row: Established) -> None:
         """A connection is about to be handed to a relay."""
         self.rows[row.record.id] = row
-        for key in row.keys:
-            self._by_key[key][row.record.id] = row
-        self.on_established(row)
+        self._file(row)
+        for watcher in self.watchers:
+            watcher.established(row)
 
     def drop(self, row: Established) -> None:
         """It is no longer there."""
         del self.rows[row.record.id]
-        for key in row.keys:
-            siblings = self._by_key[key]
-            siblings.pop(row.record.id, None)
-            if not siblings:
-                del self._by_key[key]
-        self.on_gone(row)
+        self._unfile(row)
+        for watcher in self.watchers:
+            watcher.gone(row)
+
+    def rekey(self, row: Established, keys: tuple[PinKey, ...]) -> None:
+        """Other pins speak of this connection from now on."""
+        self._unfile(row)
+        row.keys = keys
+        self._file(row)
 
     def of_key(self, key: PinKey) -> list[Established]:
         """The live connections that a pin speaks of, oldest first."""
@@ -119,6 +130,17 @@ class ConnectionTable:
             row = self.rows.get(conn_id)
             if row is not None:
                 self._end(row, Ending(Phase.RELAY, Side.LOCAL, Cause.RELAY_DIED))
+
+    def _file(self, row: Established) -> None:
+        for key in row.keys:
+            self._by_key[key][row.record.id] = row
+
+    def _unfile(self, row: Established) -> None:
+        for key in row.keys:
+            siblings = self._by_key[key]
+            siblings.pop(row.record.id, None)
+            if not siblings:
+                del self._by_key[key]
 
     def _adopt(self, told: Row) -> Established | None:
         try:

@@ -20,6 +20,7 @@ class Visit:
     Attributes:
         token: the token to route by; set to None when the client goes on without it.
         pool, key: where it belongs and what it is pinned under, as of the last decision.
+        table_was_away: the affinity table did not answer.
     """
 
     client: socket.socket
@@ -30,6 +31,7 @@ class Visit:
     token: RoutingToken | None
     pool: Pool
     key: AffinityKey = NO_KEY
+    table_was_away: bool = False
 
     def pin_keys(self) -> tuple[PinKey, ...]:
         """Every entry of the affinity table that speaks of this client, the primary first."""

@@ -44,6 +44,11 @@ class RoutingToken(NamedTuple):
     collection: str | None = None
 
     @property
+    def is_issued_by_host(self) -> bool:
+        """An msts value without an address: the host that issued it knows it, and nobody else."""
+        return self.format == "msts_opaque"
+
+    @property
     def text(self) -> str:
         """The line in printable ASCII, everything else escaped, 512 bytes at most: for logs."""
         return self.line[:512].decode("latin-1").encode("unicode_escape").decode("ascii")

@@ -32,6 +32,7 @@ def test_everybody_is_told_everything() -> None:
     both.host_answered("p", "a")
     both.host_failed("p", "b", Cause.RESET)
     both.pin_moved("p", "token")
+    both.pin_disagreed("p")
     both.store_failed()
     assert (both.store_failed_at or 0) > 0
     assert one == two

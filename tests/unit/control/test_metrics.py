@@ -41,6 +41,7 @@ class House:
             store_up=lambda: self.store_up,
             pins=self._pins,
             held=lambda: self.held,
+            shared=lambda: 0,
         )
 
     async def _pins(self) -> int:

@@ -54,6 +54,15 @@ def test_a_shared_source_is_never_a_key_by_itself(kind: str) -> None:
     assert named.latest is None
 
 
+def test_a_crowded_source_is_told_apart_by_user_where_there_is_one() -> None:
+    affinity = PoolAffinity(key=AffinityKeyKind.SOURCE)
+    named = affinity_key(affinity, ALICE, "Bob", crowded=True)
+    assert named == AffinityKey("source:203.0.113.7 user:bob")
+    assert affinity_key(affinity, ALICE, None, crowded=True) == key_of("source")
+    by_user = PoolAffinity(key=AffinityKeyKind.USER)
+    assert affinity_key(by_user, ALICE, "bob", crowded=True) == key_of("user", user="bob")
+
+
 def test_an_ipv6_client_is_known_by_its_network() -> None:
     assert key_of("source", str(V6)).primary == "source:2001:db8:0:1::/64"
 

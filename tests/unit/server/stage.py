@@ -15,6 +15,7 @@ from proxy.affinity.sqlite import SqliteStore
 from proxy.errors import Cause
 from proxy.routing.pool import Pool, Routes
 from proxy.server.dial import Dialler
+from proxy.server.learned import LearnedTokens
 from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord
 from proxy.server.visit import Visit
@@ -74,6 +75,7 @@ class Observed:
     failed: list[tuple[str, Cause]] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
+    disagreed: list[str] = field(default_factory=list)
     ended: list[ConnectionRecord] = field(default_factory=list)
     placed: list[ConnectionRecord] = field(default_factory=list)
     accepted: list[ConnectionRecord] = field(default_factory=list)
@@ -96,6 +98,9 @@ class Observed:
 
     def pin_moved(self, pool: str, cause: str) -> None:
         self.moved.append(cause)
+
+    def pin_disagreed(self, pool: str) -> None:
+        self.disagreed.append(pool)
 
     def store_failed(self) -> None:
         self.store_failures += 1
@@ -132,13 +137,16 @@ class Stage:
         self.store = store
         self.timeouts = TimeoutSettings(connect_s=1.0, answer_s=0.2, no_host_s=0.5)
         self.known: str | None = None
+        self.crowds: set[str] = set()
         self.placer = Placer(
             store,
             "node",
             Dialler(self.timeouts),
             self.timeouts,
             self.observed,
+            LearnedTokens(store, self.observed, Clock()),
             lambda _key: self.known,
+            self.crowds.__contains__,
         )
         self._numbers = iter(range(1, 10_000))
 

@@ -38,6 +38,7 @@ class Keeping:
         gate = Gate(LimitSettings(), [], clock)
         self.table = ConnectionTable(self.pools, gate, self.observed, clock)
         self.keeper = PinKeeper(store, "node", self.table, self.pools, self.observed, clock)
+        self.table.watchers.append(self.keeper)
         self._ids = iter(range(1, 1000))
 
     def connect(self, host: str, reason: Reason = Reason.PIN) -> Established:
@@ -157,3 +158,21 @@ def test_pins_are_touched_often_enough_for_the_shortest_ttl(k: Keeping) -> None:
     )
     assert touch_period_s(k.pools.values()) == 60
     assert touch_period_s([*k.pools.values(), Pool(short)]) == 30
+
+
+async def test_what_nodes_could_not_agree_on_is_counted_once_and_nothing_moves(k: Keeping) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    row = k.connect("b")
+    row.table_was_away = True
+    same = k.connect("a")
+    same.table_was_away = True
+    for _ in range(2):
+        await k.tick([row, same])
+    assert k.observed.disagreed == ["desktops"]
+    assert await k.host() == "a"
+
+
+async def test_a_connection_may_be_touched_before_its_turn(k: Keeping) -> None:
+    k.keeper.touch_soon(k.connect("a"))
+    await k.tick()
+    assert await k.host() == "a"
