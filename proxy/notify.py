@@ -21,10 +21,10 @@ class Notifier:
         self.due_at = time.monotonic() if usec else float("inf")
 
     def say(self, text: str) -> None:
-        """Send one notification; a service manager that is away is no reason to end."""
+        """Send one notification. A manager that is away or busy is no reason to end or to wait."""
         if self._path:
             path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             with sock, contextlib.suppress(OSError):
                 sock.sendto(text.encode(), path)
 

@@ -32,3 +32,15 @@ def test_a_service_manager_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPa
     Notifier().say("READY=1")
     monkeypatch.delenv("NOTIFY_SOCKET")
     assert Notifier().due_at == float("inf")
+
+
+def test_a_service_manager_that_does_not_read_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        notifier = Notifier()
+        for _ in range(5000):  # the queue takes a few hundred at most
+            notifier.say("WATCHDOG=1")
