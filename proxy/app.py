@@ -47,7 +47,7 @@ from proxy.server.listener import Listener
 from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord
-from proxy.server.shared import SharedSources
+from proxy.server.shared_sources import SharedSources
 from proxy.server.table import ConnectionTable
 from proxy.settings import LogUsers, Settings, state_path
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from proxy import sockets
 from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
+from proxy.affinity.store import PinKey
 from proxy.errors import Cause
 from proxy.routing.pool import Pool, Routes
 from proxy.server.dial import Dialler
@@ -27,6 +28,7 @@ from proxy.wire.x224 import (
     parse_connection_request,
 )
 
+ALICE = PinKey("desktops", "source:203.0.113.7")
 CONFIRM = encode_connection_confirm(NegotiationResponse(1, 2))
 
 
@@ -184,3 +186,17 @@ class Stage:
                 assert placed.server.recv(100) == CONFIRM
             placed.host.live -= 1
         return visit.record
+
+
+@asynccontextmanager
+async def stage(*manners: str, **more: object) -> AsyncIterator[Stage]:
+    store = await SqliteStore.open(":memory:", max_pins=1000, now=Clock())
+    built = Stage(manners, store, **more)
+    async with asyncio.TaskGroup() as tasks:
+        serving = [tasks.create_task(host.serve()) for host in built.hosts]
+        yield built
+        for task in serving:
+            task.cancel()
+    for host in built.hosts:
+        host.close()
+    await store.close()

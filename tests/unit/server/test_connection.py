@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 
 import pytest
@@ -101,9 +101,6 @@ class Door:
         """Whether nothing that came to nothing is still counted."""
         hosts = self.farm.pool.hosts
         return self.gate.connections == sum(host.live for host in hosts) == len(self.table.rows)
-
-
-Open = Callable[..., AbstractAsyncContextManager[Door]]
 
 
 @asynccontextmanager

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import Pin, PinKey
 from proxy.errors import Cause, ClientError, LimitError, ServerError, StoreError
 from proxy.routing.model import Reason, RepinCause, TokenFate
-from proxy.server.learned import LIVE_MAX
 from proxy.server.record import Phase
 from proxy.settings import HostDown, TokenPolicy
 from proxy.wire.tokens import encode_msts
-from tests.unit.server.stage import Clock, Stage
-
-ALICE = PinKey("desktops", "source:203.0.113.7")
-Open = Callable[..., AbstractAsyncContextManager[Stage]]
-
-
-@asynccontextmanager
-async def stage(*manners: str, **more: object) -> AsyncIterator[Stage]:
-    store = await SqliteStore.open(":memory:", max_pins=1000, now=Clock())
-    built = Stage(manners, store, **more)
-    async with asyncio.TaskGroup() as tasks:
-        serving = [tasks.create_task(host.serve()) for host in built.hosts]
-        yield built
-        for task in serving:
-            task.cancel()
-    for host in built.hosts:
-        host.close()
-    await store.close()
+from tests.unit.server.stage import ALICE, stage
 
 
 async def test_a_new_client_is_balanced_pinned_and_its_request_passed_on_as_it_is() -> None:
@@ -254,54 +233,6 @@ async def test_while_the_table_is_away_clients_go_where_this_node_knows_them() -
         assert farm.observed.store_failures >= 5
         record = await farm.place(line=encode_msts(farm.hosts[1].address))
         assert record.fate is TokenFate.HONOURED
-
-
-GNOME = b"Cookie: msts=2282941292"
-
-
-async def test_an_opaque_token_is_learned_from_the_host_that_the_pin_led_to() -> None:
-    async with stage("answer", "answer", "answer") as farm:
-        await farm.store.assign(ALICE, "b", ttl_s=600)
-        first = await farm.place(line=GNOME)
-        assert (first.reason, first.fate) == (Reason.PIN, TokenFate.OPAQUE)
-        elsewhere = await farm.place(line=GNOME, source="198.51.100.1")
-        assert (elsewhere.reason, elsewhere.host) == (Reason.TOKEN_LEARNED, "b")
-
-
-async def test_an_opaque_token_of_a_source_without_a_pin_teaches_nothing() -> None:
-    async with stage("answer", "answer", "answer") as farm:
-        first = await farm.place(line=GNOME)
-        assert first.reason is Reason.BALANCED
-        elsewhere = await farm.place(line=GNOME, source="198.51.100.1")
-        assert elsewhere.reason is Reason.BALANCED
-
-
-@pytest.mark.parametrize("line", [b"tsv://MS Terminal Services Plugin.1.X", b"mth://localhost/1/2"])
-async def test_lines_that_every_first_connection_brings_teach_nothing(line: bytes) -> None:
-    async with stage("answer", "answer", "answer") as farm:
-        await farm.store.assign(ALICE, "b", ttl_s=600)
-        await farm.place(line=line)
-        elsewhere = await farm.place(line=line, source="198.51.100.1")
-        assert elsewhere.reason is Reason.BALANCED
-
-
-async def test_a_source_teaches_a_bounded_number_of_tokens() -> None:
-    async with stage("answer", "answer") as farm:
-        await farm.store.assign(ALICE, "b", ttl_s=600)
-        for number in range(LIVE_MAX + 1):
-            await farm.place(line=b"Cookie: msts=%d" % (number + 1))
-        assert (await farm.place(line=b"Cookie: msts=1", source="198.51.100.1")).host == "b"
-        last = b"Cookie: msts=%d" % (LIVE_MAX + 1)
-        unknown = await farm.place(line=last, source="198.51.100.2")
-        assert unknown.reason is Reason.BALANCED
-
-
-async def test_a_token_whose_host_failed_teaches_nothing() -> None:
-    async with stage("refuse", "answer", "answer") as farm:
-        await farm.store.assign(ALICE, "a", ttl_s=600)
-        assert (await farm.place(line=GNOME)).reason is Reason.REPINNED
-        elsewhere = await farm.place(line=GNOME, source="198.51.100.1")
-        assert elsewhere.reason is Reason.BALANCED
 
 
 async def test_people_behind_a_crowded_source_have_their_own_pins() -> None:

@@ -11,7 +11,7 @@ from proxy.affinity.store import PinKey
 from proxy.routing.pool import Pool
 from proxy.server.gate import Gate
 from proxy.server.record import ConnectionRecord
-from proxy.server.shared import SharedSources
+from proxy.server.shared_sources import SharedSources
 from proxy.server.table import ConnectionTable, Established
 from proxy.settings import HostSettings, LimitSettings, PoolAffinity, PoolSettings
 from tests.unit.server.stage import Clock, Observed
