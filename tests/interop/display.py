@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.interop.programs import started
@@ -19,7 +19,7 @@ SIZE = f"{WIDTH}x{HEIGHT}"
 class Picture:
     """All pixels of a display, 4 bytes each: blue, green, red, nothing."""
 
-    pixels: bytes
+    pixels: bytes = field(repr=False)
 
     @property
     def colours(self) -> int:
