@@ -92,3 +92,10 @@ def test_hosts_and_pools_tell_their_names() -> None:
     farm = pool()
     assert repr(farm) == "<Pool desktops>"
     assert repr(farm.hosts[0]) == "<Host desktops/a>"
+
+
+def test_turns_are_taken_in_proportion_to_weight_by_those_who_can_serve() -> None:
+    farm = pool(weights=[200, 100, 100])
+    farm.hosts[2].up = False
+    farm.placed(farm.hosts[0])
+    assert [each.credit for each in farm.hosts] == [-100, 100, 0]

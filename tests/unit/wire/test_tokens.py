@@ -179,3 +179,19 @@ def test_a_cookie_has_the_value_after_its_name(line: bytes, value: bytes | None)
 )
 def test_any_line_is_read(line: bytes) -> None:
     ORACLES["token"](line)
+
+
+@pytest.mark.parametrize(
+    ("line", "issued"),
+    [
+        (b"Cookie: msts=2282941292", True),
+        (b"Cookie: msts=352321546.15629.0000", False),
+        (b"tsv://MS Terminal Services Plugin.1.Farm", False),
+        (b"mth://localhost/1/2", False),
+        (b"anything", False),
+    ],
+)
+def test_only_an_msts_value_without_an_address_is_known_to_its_issuer_alone(
+    line: bytes, issued: bool
+) -> None:
+    assert read_token(line).is_issued_by_host is issued
