@@ -23,14 +23,17 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by reset
 
 def peer_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
     """The Address in what accept() or getsockname() returned; IPv4-mapped becomes IPv4."""
+    if ":" not in name[0]:
+        return Address(name[0], name[1])
     return Address(canonical_host(name[0].partition("%")[0]), name[1])
 
 
 def prepare(sock: socket.socket, keepalive_s: float) -> None:
     """Options of both legs: no delay for small packets, and keepalive.
 
-    Firewalls and cloud balancers forget idle connections after minutes (350 s at AWS); RDP
-    connections idle for hours.
+    What a listening socket has, those that it accepts inherit (Linux, sk_clone_lock). Firewalls and
+    cloud balancers forget idle connections after minutes (350 s at AWS); RDP connections idle for
+    hours.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     idle = max(1, round(keepalive_s))

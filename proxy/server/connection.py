@@ -18,7 +18,7 @@ from proxy import sockets
 from proxy.address import Address
 from proxy.errors import Cause, ClientError, LimitError, ProxyError, Side
 from proxy.relay.hand_off import RelayPool
-from proxy.routing.key import is_within
+from proxy.routing.key import IPAddress, is_within
 from proxy.routing.pool import Routes
 from proxy.server.gate import Gate
 from proxy.server.placement import Placer
@@ -87,20 +87,12 @@ class Reception:
         began = perf_counter()
         if self.gate.is_over_limit:
             raise LimitError(Cause.LIMIT, "limits.connections is reached")
-        request = await self._read(listener, sock, record, stay)
+        source, request = await self._read(listener, sock, record, stay)
         record.request_s = perf_counter() - began
         if listener.require_tls:
             await self._require_tls(sock, request)
         began = perf_counter()
-        visit = Visit(
-            sock,
-            ipaddress.ip_address(record.client.host),
-            routes,
-            request,
-            record,
-            request.routing_token,
-            routes.default,
-        )
+        visit = Visit(sock, source, routes, request, record, request.routing_token, routes.default)
         placed = await self.placer.place(visit)
         record.place_s = perf_counter() - began
         await self._hand_off(visit, placed)
@@ -111,17 +103,18 @@ class Reception:
         sock: socket.socket,
         record: ConnectionRecord,
         stay: _Stay,
-    ) -> ConnectionRequest:
+    ) -> tuple[IPAddress, ConnectionRequest]:
         """Admit the client and read its request, under one deadline from accept on."""
-        peer = ipaddress.ip_address(record.peer.host)
+        source = ipaddress.ip_address(record.peer.host)
         trusted = listener.proxy_protocol.trusted if listener.proxy_protocol else ()
         try:
             async with asyncio.timeout(self.timeouts.connection_request_s):
-                if is_within(peer, trusted):
+                if is_within(source, trusted):
                     record.phase = Phase.REQUEST
                     record.client = await read_client(sock, record.peer)
                     record.phase = Phase.ACCEPT
-                stay.enter(ipaddress.ip_address(record.client.host), listener)
+                    source = ipaddress.ip_address(record.client.host)
+                stay.enter(source, listener)
                 record.phase = Phase.REQUEST
                 request = await read_request(sock)
         except TimeoutError as error:
@@ -135,7 +128,7 @@ class Reception:
             record.requested_protocols = request.negotiation.requested_protocols
         if request.correlation_id is not None:
             record.correlation_id = request.correlation_id.hex()
-        return request
+        return source, request
 
     async def _require_tls(self, sock: socket.socket, request: ConnectionRequest) -> None:
         """Refuse a client that offers standard RDP security only.
@@ -192,20 +185,22 @@ class Reception:
 
 
 class _Stay:
-    """Whether the gate counts this client, so that it is un-counted exactly once."""
+    """Whether the gate counts this client, so that it is un-counted exactly once.
 
-    __slots__ = ("_gate", "_source")
+    Attributes:
+        source: the client's address, once it is admitted.
+    """
+
+    __slots__ = ("_gate", "source")
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._source: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+        self.source: IPAddress | None = None
 
-    def enter(
-        self, source: ipaddress.IPv4Address | ipaddress.IPv6Address, listener: ListenerSettings
-    ) -> None:
+    def enter(self, source: IPAddress, listener: ListenerSettings) -> None:
         self._gate.enter(source, listener.allow)
-        self._source = source
+        self.source = source
 
     def leave(self) -> None:
-        if self._source is not None:
-            self._gate.leave(self._source)
+        if self.source is not None:
+            self._gate.leave(str(self.source))

@@ -30,8 +30,8 @@ class Gate:
         self._shared = tuple(shared)
         self._clock = clock
         self.connections = 0
-        self._by_source: Counter[IPAddress] = Counter()
-        self._allowances: OrderedDict[IPAddress, tuple[float, float]] = OrderedDict()
+        self._by_source: Counter[str] = Counter()
+        self._allowances: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     @property
     def is_over_limit(self) -> bool:
@@ -48,18 +48,19 @@ class Gate:
             raise LimitError(Cause.NOT_ALLOWED, f"{source} is not within allow")
         if not is_within(source, self._shared):
             most = self._limits.connections_per_source
-            if most is not None and self._by_source[source] >= most:
+            if most is not None and self._by_source[str(source)] >= most:
                 raise LimitError(Cause.LIMIT, f"{source} has {most} connections already")
-            if not self._within_rate(source):
+            if not self._within_rate(str(source)):
                 raise LimitError(Cause.LIMIT, f"{source} connects too often")
-        self.adopt(source)
+        if self._limits.connections_per_source is not None:
+            self._by_source[str(source)] += 1
 
-    def adopt(self, source: IPAddress) -> None:
+    def adopt(self, source: str) -> None:
         """Count a connection that is there already, whatever the limits say."""
         if self._limits.connections_per_source is not None:
             self._by_source[source] += 1
 
-    def leave(self, source: IPAddress) -> None:
+    def leave(self, source: str) -> None:
         """Undo one `enter` or `adopt`."""
         if self._limits.connections_per_source is None:
             return
@@ -67,7 +68,7 @@ class Gate:
         if self._by_source[source] <= 0:
             del self._by_source[source]
 
-    def _within_rate(self, source: IPAddress) -> bool:
+    def _within_rate(self, source: str) -> bool:
         """Token bucket: a burst of `count`, filled again within the rate's period."""
         rate = self._limits.new_connections_per_source
         if rate is None:

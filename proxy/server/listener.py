@@ -36,10 +36,10 @@ class Listener:
         self._sock = sock
         self._reception = reception
         self._tasks = tasks
-        self._keepalive_s = keepalive_s
         self._in_hand: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         sock.setblocking(False)
+        sockets.prepare(sock, keepalive_s)  # inherited by every client's
 
     def open(self) -> None:
         """Accept clients from now on."""
@@ -70,7 +70,6 @@ class Listener:
                 self._pause(error)
                 return
             client.setblocking(False)
-            sockets.prepare(client, self._keepalive_s)
             peer = sockets.peer_of(name)
             task = self._tasks.create_task(
                 self._reception.receive(self.settings, self.routes, client, peer)

@@ -160,7 +160,7 @@ class ConnectionTable:
         if host is not None:
             host.live += 1
         self._gate.connections += 1
-        self._gate.adopt(source)
+        self._gate.adopt(record.client.host)
         record.bytes_up, record.bytes_down = told.bytes_up, told.bytes_down
         self._observer.connection_accepted(record)
         self.add(row)
@@ -174,5 +174,5 @@ class ConnectionTable:
         if row.host is not None:
             row.host.live -= 1
         self._gate.connections -= 1
-        self._gate.leave(ipaddress.ip_address(record.client.host))
+        self._gate.leave(record.client.host)
         self._observer.connection_ended(record)

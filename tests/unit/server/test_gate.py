@@ -39,12 +39,12 @@ def test_a_source_outside_allow_is_refused() -> None:
 def test_a_source_beyond_its_connections_is_refused_until_one_leaves() -> None:
     each = gate(connections_per_source=2)
     each.enter(ALICE, EVERYBODY)
-    each.adopt(ALICE)
+    each.adopt(str(ALICE))
     with pytest.raises(LimitError) as refused:
         each.enter(ALICE, EVERYBODY)
     assert cause_of(refused) is Cause.LIMIT
     each.enter(BOB, EVERYBODY)
-    each.leave(ALICE)
+    each.leave(str(ALICE))
     each.enter(ALICE, EVERYBODY)
 
 

@@ -28,6 +28,8 @@ class Reception:
         self, listener: ListenerSettings, routes: Routes, sock: socket.socket, peer: Address
     ) -> None:
         assert not sock.getblocking()
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
         self.peers.append(peer)
         with sock:
             try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 
 from proxy.address import Address
@@ -48,7 +46,7 @@ class Table:
     def add(self, conn_id: int = 1) -> Established:
         self.pool.hosts[0].live += 1
         self.gate.connections += 1
-        self.gate.adopt(ip_address("203.0.113.7"))
+        self.gate.adopt("203.0.113.7")
         row = Established(self.record(conn_id), self.pool.hosts[0], (KEY,))
         self.table.add(row)
         return row
