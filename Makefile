@@ -14,10 +14,11 @@ UNIT := tests/unit tests/fuzz tests/test_house.py
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := freerdp2-x11 openssl rdesktop xrdp xvfb
 DEPLOY_PACKAGES := prometheus
+BENCH_PACKAGES := haproxy nginx libnginx-mod-stream gcc libc6-dev iproute2
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup check test unit integration coverage interop deploy-check demo run fuzz lock format packages clean
+.PHONY: help setup check test unit integration coverage interop deploy-check bench demo run fuzz lock format packages clean
 
 help:  ## list these words
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -61,6 +62,10 @@ interop: setup  ## real RDP clients and hosts; needs `make packages`
 
 deploy-check: setup  ## lint image, compose file and alert rules; needs `make packages`
 	$(BIN)/pytest tests/deploy
+
+bench: setup  ## side by side with HAProxy and nginx, as root: make bench BENCH="--quick --json FILE"
+	@scripts/packages $(BENCH_PACKAGES)
+	$(BIN)/python -m bench $(BENCH)
 
 demo: setup  ## a simulated farm: round robin, sticky and rdp-proxy side by side
 	$(BIN)/rdp-proxy demo
