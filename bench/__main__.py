@@ -20,12 +20,14 @@ from pathlib import Path
 from bench import rounds
 from bench.scenes import GROUPS
 
+_INTERRUPTED = 130
 _INSIDE = "RDP_PROXY_BENCH_DIRECTORY"
 _TOOLS = {
     "gcc": "gcc libc6-dev",
     "haproxy": "haproxy",
     "ip": "iproute2",
     "nginx": "nginx libnginx-mod-stream",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
 }
 
@@ -45,11 +47,12 @@ def main() -> int:
     args = _arguments()
     inside = os.environ.get(_INSIDE)
     if inside is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us hears it too, and ends us
         _settle()
         return rounds.run(args, Path(inside))
     if os.geteuid() != 0:
         return _refuse("it makes a network namespace: run it as root")
-    missing = [packages for tool, packages in _TOOLS.items() if shutil.which(tool) is None]
+    missing = sorted({name for tool, name in _TOOLS.items() if shutil.which(tool) is None})
     if missing:
         return _refuse(f"missing tools: apt-get install {' '.join(missing)}")
     with tempfile.TemporaryDirectory(prefix="rdp-proxy-bench-") as directory:
@@ -96,8 +99,9 @@ def _refuse(reason: str) -> int:
 
 
 def _enter(directory: str) -> int:
-    """Run this program once more, inside. `--kill-child` ends all of it with `unshare`."""
-    words = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    """Run this program once more, inside: it ends with us, and everything in there ends with it."""
+    words = ["setpriv", "--pdeathsig", "KILL"]
+    words += ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     words += [sys.executable, "-m", "bench", *sys.argv[1:]]
     child = subprocess.Popen(words, env=os.environ | {_INSIDE: directory})
 
@@ -105,8 +109,9 @@ def _enter(directory: str) -> int:
         child.kill()
 
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child, in the same terminal, hears it too
-    return child.wait()
+    signal.signal(signal.SIGINT, end)
+    code = child.wait()
+    return code if code >= 0 else _INTERRUPTED
 
 
 def _settle() -> None:
@@ -119,7 +124,4 @@ def _settle() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

@@ -158,7 +158,7 @@ def running(contender: Contender, directory: Path, files: int) -> Iterator[Runni
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     log = directory / "log"
-    (directory / "config").write_text(_config(contender, directory, files))
+    (directory / "config").write_text(configuration(contender, directory, files))
     with log.open("wb") as sink:
         child = subprocess.Popen(
             [Template(word).substitute(directory=directory) for word in contender.command],
@@ -175,7 +175,8 @@ def running(contender: Contender, directory: Path, files: int) -> Iterator[Runni
         _kill(child)
 
 
-def _config(contender: Contender, directory: Path, files: int) -> str:
+def configuration(contender: Contender, directory: Path, files: int) -> str:
+    """What its program is started with; `files` may be open in each of its processes."""
     lines = (
         Template(contender.host_line).substitute(name=f"host{number}", host=host)
         for number, host in enumerate(HOSTS, 1)

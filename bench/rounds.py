@@ -7,6 +7,7 @@ round to round, so that nobody always comes first. A contender is started fresh 
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import sys
 import time
@@ -31,13 +32,8 @@ _SETTLE_S = 0.7
 _IDLE_CPU_S = 3.0
 _QUICK = 0.6  # of the usual time
 _LATE_PERCENT = 1.0
-_COMPLAINTS = (
-    '"level": "error"',
-    '"level": "warning"',
-    "Traceback",
-    "[ALERT]",
-    "[alert]",
-    "[crit]",
+_COMPLAINT = re.compile(
+    r'"level": ?"(?:warning|error|critical)"|Traceback|\[(?i:alert|crit|error)\]'
 )
 
 
@@ -151,7 +147,7 @@ class Rounds:
         if not running.log.exists():
             return
         with running.log.open(errors="replace") as lines:
-            found = [line for line in lines if any(word in line for word in _COMPLAINTS)]
+            found = [line for line in lines if _COMPLAINT.search(line)]
         if found:
             first = f"{len(found)} complaints in its log, the first: {found[0].strip()[:400]}"
             self._note(f"{running.contender.name}: {group}: {first}")

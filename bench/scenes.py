@@ -86,8 +86,8 @@ def _bulk(streams: int, way: str) -> Scene:
         "bulk",
         key,
         ("bulk", "--connections", str(streams), *(("--up",) if way == "up" else ())),
-        0.4,
-        1.0,
+        0.3,
+        0.8,
         (*_CARRIERS, "haproxy tuned"),
         (
             (
@@ -114,7 +114,7 @@ def _paced(connections: int, per_second: int) -> Scene:
         key,
         ("paced", "--connections", str(connections), "--per-second", str(per_second)),
         0.3,
-        2.0,
+        1.5,
         _CARRIERS,
         (
             (Metric(f"{key}.p50_us", f"{label}, p50", "us", bar=Bar(1.1)), _p50),
@@ -134,8 +134,8 @@ def _closed(connections: int) -> Scene:
         "pingpong",
         key,
         ("closed", "--connections", str(connections)),
-        0.3,
-        1.0,
+        0.2,
+        0.8,
         _CARRIERS,
         (
             (
@@ -157,8 +157,8 @@ def _mix() -> Scene:
         "mix",
         "mix",
         ("mix", "--connections", "500", "--per-second", "20"),
-        1.0,
-        4.0,
+        0.8,
+        3.5,
         _CARRIERS,
         (
             (
@@ -187,8 +187,8 @@ def _rate(sources: int, label: str) -> Scene:
         "rate",
         key,
         ("rate", "--connections", "64", "--sources", str(sources)),
-        0.5,
-        2.0,
+        0.4,
+        1.5,
         ("direct", "haproxy", *RECIPE, "nginx", RDP_PROXY, "rdp-proxy quiet"),
         (
             (
@@ -215,7 +215,7 @@ SCENES = (
 )
 
 # The idle scene is not played by the load alone: see rounds.py.
-IDLE_CONTENDERS = _CARRIERS
+IDLE_CONTENDERS = ("direct", "haproxy", "nginx", RDP_PROXY)
 IDLE_METRICS = (
     *(
         metric
