@@ -1,22 +1,24 @@
-"""Raw non-blocking sockets on the path: listen options, connect, receive, send, peek.
+"""Raw non-blocking sockets on the path: options, connect, receive, send.
 
 Not asyncio's streams and transports, which read ahead: the path reads exactly one request and
 then hands both sockets to a relay, so not one byte may stay in user space. And not the loop's own
 `sock_connect`, which resolves numeric addresses in a thread on uvloop (three times the cost).
 
-Works on asyncio and uvloop alike: all waiting is done by add_reader and add_writer. Every function
-raises OSError or TimeoutError as the system gives it; callers say whose fault it is.
+Works on asyncio and uvloop alike. What may have to wait takes `until`, the loop's time at which the
+caller's phase is over (never, where the caller has another way to stop), and raises TimeoutError
+then; else OSError as the system gives it. Callers say whose fault it is.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import socket
 import struct
+from math import inf
 
 from proxy.address import Address, canonical_host
+from proxy.waits import READABLE, WRITABLE, Waits
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by reset
 
@@ -43,14 +45,14 @@ def prepare(sock: socket.socket, keepalive_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
-async def connect(address: Address) -> socket.socket:
+async def connect(address: Address, until: float = inf) -> socket.socket:
     """A connected non-blocking socket to a numeric address."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         code = sock.connect_ex((address.host, address.port))
         if code == errno.EINPROGRESS:
-            await _wait_writable(sock)
+            await Waits.here().one(sock.fileno(), WRITABLE, until)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     except BaseException:
         sock.close()
@@ -61,32 +63,36 @@ async def connect(address: Address) -> socket.socket:
     return sock
 
 
-async def receive(sock: socket.socket, size: int) -> bytes:
+async def receive(sock: socket.socket, size: int, until: float = inf) -> bytes:
     """At most `size` bytes, at least one; b"" at the end of the stream."""
     while True:
         try:
             return sock.recv(size)
         except (BlockingIOError, InterruptedError):
-            await wait_readable(sock)
+            await Waits.here().one(sock.fileno(), READABLE, until)
 
 
-async def peek(sock: socket.socket, size: int) -> bytes:
-    """As `receive`, but the bytes stay in the socket for whoever reads next."""
-    while True:
-        try:
-            return sock.recv(size, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            await wait_readable(sock)
-
-
-async def send(sock: socket.socket, data: bytes) -> None:
+async def send(sock: socket.socket, data: bytes, until: float = inf) -> None:
     """All of `data`."""
     view = memoryview(data)
     while view:
         try:
             view = view[sock.send(view) :]
         except (BlockingIOError, InterruptedError):
-            await _wait_writable(sock)
+            await Waits.here().one(sock.fileno(), WRITABLE, until)
+
+
+async def wait_first(server: socket.socket, client: socket.socket, until: float = inf) -> bool:
+    """Wait until `server` has something to read; False where the client left before that.
+
+    A client that sends more instead of waiting is not watched any longer: its bytes stay in the
+    socket.
+    """
+
+    def left() -> bool:
+        return has_hung_up(client)
+
+    return await Waits.here().first(server.fileno(), client.fileno(), left, until)
 
 
 def has_hung_up(sock: socket.socket) -> bool:
@@ -104,59 +110,3 @@ def reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # closed by the peer meanwhile
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
-
-
-async def wait_readable(sock: socket.socket) -> None:
-    """Wait until the socket has bytes, its end, or an error."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    fd = sock.fileno()
-    loop.add_reader(fd, _wake, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
-
-
-async def wait_first(server: socket.socket, client: socket.socket) -> bool:
-    """Wait until `server` has something to read; False where the client left before that.
-
-    A client that sends more instead of waiting is not watched any longer: its bytes stay in the
-    socket.
-    """
-    loop = asyncio.get_running_loop()
-    first: asyncio.Future[bool] = loop.create_future()
-    server_fd, client_fd = server.fileno(), client.fileno()
-
-    def server_readable() -> None:
-        if not first.done():
-            first.set_result(True)
-
-    def client_readable() -> None:
-        loop.remove_reader(client_fd)
-        if not first.done() and has_hung_up(client):
-            first.set_result(False)
-
-    loop.add_reader(server_fd, server_readable)
-    loop.add_reader(client_fd, client_readable)
-    try:
-        return await first
-    finally:
-        loop.remove_reader(server_fd)
-        loop.remove_reader(client_fd)
-
-
-async def _wait_writable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    fd = sock.fileno()
-    loop.add_writer(fd, _wake, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(fd)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -16,7 +16,7 @@ from time import perf_counter
 
 from proxy import sockets
 from proxy.address import Address
-from proxy.errors import Cause, ClientError, LimitError, ProxyError, Side
+from proxy.errors import Cause, LimitError, ProxyError, Side
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.key import IPAddress, is_within
 from proxy.routing.pool import Routes
@@ -107,18 +107,15 @@ class Reception:
         """Admit the client and read its request, under one deadline from accept on."""
         source = ipaddress.ip_address(record.peer.host)
         trusted = listener.proxy_protocol.trusted if listener.proxy_protocol else ()
-        try:
-            async with asyncio.timeout(self.timeouts.connection_request_s):
-                if is_within(source, trusted):
-                    record.phase = Phase.REQUEST
-                    record.client = await read_client(sock, record.peer)
-                    record.phase = Phase.ACCEPT
-                    source = ipaddress.ip_address(record.client.host)
-                stay.enter(source, listener)
-                record.phase = Phase.REQUEST
-                request = await read_request(sock)
-        except TimeoutError as error:
-            raise ClientError(Cause.TIMEOUT, "no complete request") from error
+        until = asyncio.get_running_loop().time() + self.timeouts.connection_request_s
+        if is_within(source, trusted):
+            record.phase = Phase.REQUEST
+            record.client = await read_client(sock, record.peer, until)
+            record.phase = Phase.ACCEPT
+            source = ipaddress.ip_address(record.client.host)
+        stay.enter(source, listener)
+        record.phase = Phase.REQUEST
+        request = await read_request(sock, until)
         token = request.routing_token
         record.user = request.user
         if token is not None:
@@ -142,10 +139,10 @@ class Reception:
         if request.negotiation.requested_protocols:
             return
         failure = NegotiationFailure(FailureCode.SSL_REQUIRED_BY_SERVER)
+        until = asyncio.get_running_loop().time() + _REFUSAL_DRAIN_S
         try:
-            async with asyncio.timeout(_REFUSAL_DRAIN_S):
-                await sockets.send(sock, encode_connection_confirm(failure))
-                await sockets.receive(sock, 1)
+            await sockets.send(sock, encode_connection_confirm(failure), until)
+            await sockets.receive(sock, 1, until)
         except OSError:
             log.debug("a refused client left without reading why")
         raise LimitError(Cause.TLS_REQUIRED, "client offers standard RDP security only")

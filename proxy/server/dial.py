@@ -47,11 +47,11 @@ class Dialler:
             raise ServerError(Cause.UNREACHABLE, f"{host.settings.address} has no address")
         record.attempts += 1
         record.host, record.host_address = host.name, host.address
+        time = asyncio.get_running_loop().time
         began = perf_counter()
         record.phase = Phase.CONNECT
         try:
-            async with asyncio.timeout(self.timeouts.connect_s):
-                server = await sockets.connect(host.address)
+            server = await sockets.connect(host.address, time() + self.timeouts.connect_s)
         except OSError as error:
             if error.errno in _OUR_OWN_WANT:
                 raise LimitError(Cause.LIMIT, str(error)) from error
@@ -62,7 +62,7 @@ class Dialler:
             record.connect_s = perf_counter() - began
             began = perf_counter()
             record.phase = Phase.ANSWER
-            await self._exchange(visit, host, server)
+            await self._exchange(visit, host, server, time() + self.timeouts.answer_s)
             record.answer_s = perf_counter() - began
         except BaseException:
             server.close()
@@ -85,13 +85,14 @@ class Dialler:
         if sockets.has_hung_up(visit.client):
             raise ClientError(Cause.CLOSED, "left while it waited for a host")
 
-    async def _exchange(self, visit: Visit, host: Host, server: socket.socket) -> None:
+    async def _exchange(
+        self, visit: Visit, host: Host, server: socket.socket, until: float
+    ) -> None:
         try:
-            async with asyncio.timeout(self.timeouts.answer_s):
-                await sockets.send(server, visit.request.raw)
-                if not await sockets.wait_first(server, visit.client):
-                    raise ClientError(Cause.CLOSED, "left before the host had answered")
-                confirm = await sockets.peek(server, _CONFIRM_MAX_BYTES)
+            await sockets.send(server, visit.request.raw, until)
+            if not await sockets.wait_first(server, visit.client, until):
+                raise ClientError(Cause.CLOSED, "left before the host had answered")
+            confirm = server.recv(_CONFIRM_MAX_BYTES, socket.MSG_PEEK)
         except OSError as error:
             raise ServerError(_cause(error), f"{host.name}: {error}") from error
         if not confirm:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 SETTLED_S = 60.0  # a connection that lived so long is a session, not a probe
 TICK_S = 0.5
+YOUNG_S = 5.0  # its pin was claimed a moment ago: a touch at its end would add nothing
 
 
 def touch_period_s(pools: Iterable[Pool]) -> float:
@@ -128,7 +129,8 @@ class PinKeeper:
 
     def gone(self, row: Established) -> None:
         """A connection ended (TableWatcher)."""
-        self._ended.append(row)
+        if self.wall() - row.record.accepted_at >= YOUNG_S:
+            self._ended.append(row)
 
     def _just_settled(self) -> list[Established]:
         now = self.wall()

@@ -20,6 +20,7 @@ from proxy.routing.model import Reason, RepinCause, TokenFate
 
 PACKED_MAX_BYTES = 512
 _PACKED_VERSION = 1
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Phase(StrEnum):
@@ -115,7 +116,7 @@ class ConnectionRecord:
         ]
         for room in (96, 24, 0):
             hints = [text[:room] if text else None for text in (self.user, self.token)]
-            packed = json.dumps([*fields, *hints], separators=(",", ":")).encode()
+            packed = _encode([*fields, *hints]).encode()
             if len(packed) <= PACKED_MAX_BYTES:
                 break
         return packed

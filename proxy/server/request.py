@@ -19,24 +19,24 @@ from proxy.wire.x224 import ConnectionRequest, parse_connection_request
 T = TypeVar("T")
 
 
-async def read_client(sock: socket.socket, peer: Address) -> Address:
+async def read_client(sock: socket.socket, peer: Address, until: float) -> Address:
     """Whom a trusted peer's PROXY header names; the peer itself for its own health checks.
 
     Raises:
-        WireError, ClientError: no header, a wrong one, or the peer left.
+        WireError, ClientError: no header, a wrong one, or the peer left or took too long.
     """
-    header = await _read(sock, parse_proxy_header)
+    header = await _read(sock, parse_proxy_header, until)
     return header.source or peer
 
 
-async def read_request(sock: socket.socket) -> ConnectionRequest:
+async def read_request(sock: socket.socket, until: float) -> ConnectionRequest:
     """The client's Connection Request.
 
     Raises:
         WireError: something else came.
-        ClientError: the client left before it was complete.
+        ClientError: the client left before it was complete, or took too long.
     """
-    return await _read(sock, _parse_request)
+    return await _read(sock, _parse_request, until)
 
 
 def _parse_request(data: bytes) -> ConnectionRequest | Incomplete:
@@ -49,11 +49,13 @@ def _parse_request(data: bytes) -> ConnectionRequest | Incomplete:
         raise
 
 
-async def _read(sock: socket.socket, parse: Callable[[bytes], T | Incomplete]) -> T:
+async def _read(sock: socket.socket, parse: Callable[[bytes], T | Incomplete], until: float) -> T:
     data = b""
     while isinstance(answer := parse(data), Incomplete):
         try:
-            chunk = await sockets.receive(sock, answer.missing)
+            chunk = await sockets.receive(sock, answer.missing, until)
+        except TimeoutError as error:
+            raise ClientError(Cause.TIMEOUT, "no complete request") from error
         except OSError as error:
             raise ClientError(Cause.RESET, str(error)) from error
         if not chunk:

@@ -63,12 +63,11 @@ def test_both_legs_have_no_delay_and_keepalive(listening: socket.socket) -> None
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 15
 
 
-async def test_receive_waits_and_peek_leaves_the_bytes(
+async def test_receive_waits_for_bytes_and_tells_the_end(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = pair
     asyncio.get_running_loop().call_later(0.01, far.send, b"hello")
-    assert await sockets.peek(near, 3) == b"hel"
     assert await sockets.receive(near, 3) == b"hel"
     far.close()
     assert await sockets.receive(near, 100) == b"lo"
@@ -125,3 +124,17 @@ async def test_the_first_event_of_a_waiting_pair_is_told(client: str) -> None:
         if client != "leaves":
             asyncio.get_running_loop().call_later(0.02, servers.send, b"!")
         assert await sockets.wait_first(ours, near) is (client != "leaves")
+
+
+async def test_nothing_is_waited_for_beyond_its_time(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, _ = pair
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    soon = asyncio.get_running_loop().time() + 0.05
+    with pytest.raises(TimeoutError):
+        await sockets.receive(near, 1, soon)
+    with pytest.raises(TimeoutError):
+        await sockets.send(near, bytes(1 << 20), soon)
+    with near.dup() as other, pytest.raises(TimeoutError):
+        await sockets.wait_first(near, other, soon)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from math import inf
 
 from proxy import sockets
 from proxy.address import Address
@@ -21,6 +22,7 @@ from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord
 from proxy.server.visit import Visit
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings, TimeoutSettings
+from proxy.waits import READABLE, Waits
 from proxy.wire.x224 import (
     NegotiationResponse,
     encode_connection_confirm,
@@ -55,7 +57,10 @@ class SmallHost:
         if self.manner == "refuse":
             return
         while True:
-            sock, _ = await loop.sock_accept(self.listening)
+            # Not sock_accept, which loses the socket when it is broken off in time.
+            await Waits.here().one(self.listening.fileno(), READABLE, inf)
+            sock, _ = self.listening.accept()
+            sock.setblocking(False)
             self.held.append(sock)
             self.requests.append(await loop.sock_recv(sock, 4096))
             if self.manner == "answer":

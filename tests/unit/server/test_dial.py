@@ -47,7 +47,7 @@ async def test_a_want_of_our_own_blames_no_host(monkeypatch: pytest.MonkeyPatch)
     farm = Stage(["refuse"], store)
     visit, far = farm.visit()
 
-    async def no_ports(_: object) -> socket.socket:
+    async def no_ports(*_: object) -> socket.socket:
         raise OSError(errno.EADDRNOTAVAIL, "no ports left")
 
     monkeypatch.setattr(sockets, "connect", no_ports)

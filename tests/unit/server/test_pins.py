@@ -13,7 +13,7 @@ from proxy.errors import StoreError
 from proxy.routing.model import Reason
 from proxy.routing.pool import Pool
 from proxy.server.gate import Gate
-from proxy.server.pins import PinKeeper, touch_period_s
+from proxy.server.pins import YOUNG_S, PinKeeper, touch_period_s
 from proxy.server.record import ConnectionRecord
 from proxy.server.table import ConnectionTable, Established
 from proxy.settings import HostSettings, LimitSettings, PoolAffinity, PoolSettings
@@ -86,6 +86,17 @@ async def test_the_time_to_live_begins_when_the_connection_closes(k: Keeping) ->
     k.table.drop(row)
     await k.tick()
     assert await k.lasts(72 * HOUR)
+    assert await k.host() == "a"
+
+
+async def test_probes_that_ended_at_once_are_not_touched(k: Keeping) -> None:
+    k.table.drop(k.connect("a"))
+    await k.tick()
+    assert await k.host() is None
+    row = k.connect("a")
+    k.clock.now += YOUNG_S
+    k.table.drop(row)
+    await k.tick()
     assert await k.host() == "a"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from math import inf
 
 import pytest
 
@@ -33,7 +34,7 @@ async def test_a_request_is_read_and_not_one_byte_more(
 ) -> None:
     near, far = pair
     far.send(REQUEST + b"early")
-    request = await read_request(near)
+    request = await read_request(near, inf)
     assert (request.raw, request.user) == (REQUEST, "alice")
     assert near.recv(100) == b"early"
 
@@ -47,7 +48,7 @@ async def test_a_request_may_come_byte_by_byte(pair: tuple[socket.socket, socket
             await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as tasks:
-        reading = tasks.create_task(read_request(near))
+        reading = tasks.create_task(read_request(near, inf))
         tasks.create_task(drip())
     assert reading.result().raw == REQUEST
 
@@ -62,8 +63,8 @@ async def test_a_proxy_header_names_the_client(
 ) -> None:
     near, far = pair
     far.send(header + REQUEST)
-    assert await read_client(near, BALANCER) == CLIENT
-    assert (await read_request(near)).raw == REQUEST
+    assert await read_client(near, BALANCER, inf) == CLIENT
+    assert (await read_request(near, inf)).raw == REQUEST
 
 
 async def test_a_balancers_own_check_keeps_its_address(
@@ -71,7 +72,7 @@ async def test_a_balancers_own_check_keeps_its_address(
 ) -> None:
     near, far = pair
     far.send(encode_proxy_v2(None, None))
-    assert await read_client(near, BALANCER) == BALANCER
+    assert await read_client(near, BALANCER, inf) == BALANCER
 
 
 async def test_a_trusted_source_without_a_header_is_refused(
@@ -80,7 +81,7 @@ async def test_a_trusted_source_without_a_header_is_refused(
     near, far = pair
     far.send(REQUEST)
     with pytest.raises(WireError) as refused:
-        await read_client(near, BALANCER)
+        await read_client(near, BALANCER, inf)
     assert refused.value.cause is Cause.PROXY_HEADER_MISSING
 
 
@@ -92,7 +93,7 @@ async def test_a_header_from_elsewhere_is_refused_by_its_name(
     encode = encode_proxy_v1 if version == 1 else encode_proxy_v2
     far.send(encode(CLIENT, PUBLIC) + REQUEST)
     with pytest.raises(WireError) as refused:
-        await read_request(near)
+        await read_request(near, inf)
     assert refused.value.cause is Cause.PROXY_HEADER_REFUSED
 
 
@@ -107,7 +108,7 @@ async def test_a_client_that_leaves_is_told_apart_by_what_it_sent(
     far.send(sent)
     far.close()
     with pytest.raises(ClientError) as left:
-        await read_request(near)
+        await read_request(near, inf)
     assert left.value.cause is cause
 
 
@@ -117,5 +118,5 @@ async def test_noise_is_refused_at_its_first_byte(
     near, far = pair
     far.send(b"GET / HTTP/1.1\r\n")
     with pytest.raises(WireError) as refused:
-        await read_request(near)
+        await read_request(near, inf)
     assert refused.value.cause is Cause.NOT_TPKT
