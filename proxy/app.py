@@ -27,11 +27,10 @@ from proxy import config
 from proxy.affinity.store import AffinityStore, StoreEvent
 from proxy.affinity.stores import open_store
 from proxy.capacity import default_relays, raise_open_files
-from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.health import HealthMonitor
-from proxy.control.http import Handler, HttpServer, Readiness, public_routes
+from proxy.control.http import HttpServer
 from proxy.control.logs import ConnectionLog, LogWriter
-from proxy.control.metrics import CONTENT_TYPE, Metrics, RelayState, Sources
+from proxy.control.metrics import Metrics
 from proxy.control.names import KEY_FILE, UserNames, load_key
 from proxy.control.resolver import Resolver
 from proxy.errors import Cause, ConfigError, StoreError
@@ -46,10 +45,10 @@ from proxy.server.learned import LearnedTokens
 from proxy.server.listener import Listener
 from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
-from proxy.server.record import ConnectionRecord
 from proxy.server.shared_sources import SharedSources
 from proxy.server.table import ConnectionTable
 from proxy.settings import LogUsers, Settings, state_path
+from proxy.views import Views
 
 log = logging.getLogger("proxy")
 wall = time.time  # noqa: TID251  (the one wall clock; whoever needs it is given it)
@@ -59,7 +58,6 @@ EXIT_CONFIG = 2
 _RELAYS_READY_S = 10.0
 _NAMES_SETTLED_S = 3.0
 _LAST_ENDINGS_S = 2.0
-_STORE_AWAY_S = 10.0  # after its last failure the table counts as away for so long
 
 
 class StartError(Exception):
@@ -78,7 +76,6 @@ class Front:
         self.link = link
         self.stopping = asyncio.Event()
         self.hurried = False
-        self.listening = False
         self.pools = {pool.name: Pool(pool) for pool in settings.pools}
         self.routes = [Routes(listener, self.pools) for listener in settings.listeners]
         self.relay_count = settings.relay.processes or default_relays()
@@ -119,6 +116,21 @@ class Front:
             self.observers,
             wall,
             ids.__next__,
+        )
+        self.views = Views(
+            settings,
+            metrics,
+            self.health,
+            self.pools,
+            self.table,
+            self.relays,
+            self.relay_count,
+            store,
+            self.observers,
+            self.placer,
+            self.shared,
+            wall,
+            self.stopping.is_set,
         )
 
     def stop(self) -> None:
@@ -174,27 +186,16 @@ class Front:
             raise StartError(said) from None
 
     async def _serve_views(self) -> list[HttpServer]:
-        servers = []
-        if self.settings.metrics.bind is not None:
-            routes = public_routes(
-                lambda: self.metrics.render(self._sources()), CONTENT_TYPE, self._readiness
-            )
-            servers.append(HttpServer(self.settings.metrics.bind, routes))
-        if self.settings.admin.bind is not None:
-            servers.append(HttpServer(self.settings.admin.bind, self._admin_routes()))
+        try:
+            servers = self.views.servers()
+        except (OSError, ValueError) as error:
+            raise StartError(f"admin.bearer_file: {error}") from error
         for server in servers:
             try:
                 await server.start()
             except OSError as error:
                 raise StartError(str(error)) from error
         return servers
-
-    def _admin_routes(self) -> dict[str, Handler]:
-        views = AdminViews(self.health.snapshot, self._hosts, self._records, self.store.scan, wall)
-        try:
-            return admin_routes(views, self.settings.admin)
-        except (OSError, ValueError) as error:
-            raise StartError(f"admin.bearer_file: {error}") from error
 
     async def _bind(self) -> list[socket.socket]:
         """The listening sockets, in the order of the listeners.
@@ -219,12 +220,12 @@ class Front:
         ]
         for listener in listeners:
             listener.open()
-        self.listening = True
+        self.views.listening = True
         return listeners
 
     async def _drain(self, listeners: list[Listener]) -> None:
         """Take nobody new, let those who are here finish until `timeouts.stop`, end the rest."""
-        self.listening = False
+        self.views.listening = False
         for listener in listeners:
             await self.link.unlisten(listener.settings.bind)
             listener.close()
@@ -244,51 +245,7 @@ class Front:
                 return
             await asyncio.sleep(0.05)
 
-    # What the parts ask of each other
-
-    def _readiness(self) -> Readiness:
-        hosts = {
-            pool.name: (sum(host.up for host in pool.hosts), len(pool.hosts))
-            for pool in self.pools.values()
-        }
-        return Readiness(
-            listening=self.listening,
-            relays_attached=len(self.relays.connections),
-            stopping=self.stopping.is_set(),
-            store_up=self._store_is_up(),
-            hosts=hosts,
-        )
-
-    async def _render(self) -> bytes:
-        return await self.metrics.render(self._sources())
-
-    def _sources(self) -> Sources:
-        return Sources(
-            hosts=self._hosts,
-            connections=self._records,
-            relays=self._relay_states,
-            store_up=self._store_is_up,
-            pins=self.store.size,
-            held=lambda: self.placer.held,
-            shared=lambda: len(self.shared),
-        )
-
-    def _relay_states(self) -> list[RelayState]:
-        attached = self.relays.connections
-        return [
-            RelayState(index, up=index in attached, connections=attached.get(index, 0))
-            for index in range(self.relay_count)
-        ]
-
-    def _store_is_up(self) -> bool:
-        failed_at = self.observers.store_failed_at
-        return failed_at is None or time.monotonic() - failed_at > _STORE_AWAY_S
-
-    def _hosts(self) -> list[Host]:
-        return [host for pool in self.pools.values() for host in pool.hosts]
-
-    def _records(self) -> list[ConnectionRecord]:
-        return [row.record for row in self.table.rows.values()]
+    # What the parts tell each other
 
     def _host_turned(self, host: Host, up: bool, cause: Cause | None) -> None:
         self.log.host_changed(host.pool, host.name, up=up, cause=cause)

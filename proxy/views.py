@@ -1,0 +1,116 @@
+"""Views: what the front shows over HTTP, and where each value is read.
+
+Counters, readiness and the operator's tables are all read from the parts that own the values, at
+each request, so that there is no second copy of anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxy.affinity.store import AffinityStore
+from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.health import HealthMonitor
+from proxy.control.http import Handler, HttpServer, Readiness, public_routes
+from proxy.control.metrics import CONTENT_TYPE, Metrics, RelayState, Sources
+from proxy.observers import Observers
+from proxy.relay.hand_off import RelayPool
+from proxy.routing.pool import Host, Pool
+from proxy.server.placement import Placer
+from proxy.server.record import ConnectionRecord
+from proxy.server.shared_sources import SharedSources
+from proxy.server.table import ConnectionTable
+from proxy.settings import Settings
+
+_STORE_AWAY_S = 10.0  # after its last failure the table counts as away for so long
+
+
+@dataclass(slots=True)
+class Views:
+    """Joins the parts of a front to the endpoints that show them.
+
+    Attributes:
+        listening: whether clients are accepted; the front says so.
+        stopping: whether it has been told to stop.
+    """
+
+    settings: Settings
+    metrics: Metrics
+    health: HealthMonitor
+    pools: Mapping[str, Pool]
+    table: ConnectionTable
+    relays: RelayPool
+    relay_count: int
+    store: AffinityStore
+    observers: Observers
+    placer: Placer
+    shared: SharedSources
+    wall: Callable[[], float]
+    stopping: Callable[[], bool]
+    listening: bool = False
+
+    def servers(self) -> list[HttpServer]:
+        """The endpoints that the configuration asks for, not started yet.
+
+        Raises:
+            OSError, ValueError: the bearer file cannot be used.
+        """
+        servers = []
+        if self.settings.metrics.bind is not None:
+            routes = public_routes(self._render, CONTENT_TYPE, self._readiness)
+            servers.append(HttpServer(self.settings.metrics.bind, routes))
+        if self.settings.admin.bind is not None:
+            servers.append(HttpServer(self.settings.admin.bind, self._admin_routes()))
+        return servers
+
+    def _admin_routes(self) -> dict[str, Handler]:
+        views = AdminViews(
+            self.health.snapshot, self._hosts, self._records, self.store.scan, self.wall
+        )
+        return admin_routes(views, self.settings.admin)
+
+    def _readiness(self) -> Readiness:
+        hosts = {
+            pool.name: (sum(host.up for host in pool.hosts), len(pool.hosts))
+            for pool in self.pools.values()
+        }
+        return Readiness(
+            listening=self.listening,
+            relays_attached=len(self.relays.connections),
+            stopping=self.stopping(),
+            store_up=self._store_is_up(),
+            hosts=hosts,
+        )
+
+    async def _render(self) -> bytes:
+        return await self.metrics.render(self._sources())
+
+    def _sources(self) -> Sources:
+        return Sources(
+            hosts=self._hosts,
+            connections=self._records,
+            relays=self._relay_states,
+            store_up=self._store_is_up,
+            pins=self.store.size,
+            held=lambda: self.placer.held,
+            shared=lambda: len(self.shared),
+        )
+
+    def _relay_states(self) -> list[RelayState]:
+        attached = self.relays.connections
+        return [
+            RelayState(index, up=index in attached, connections=attached.get(index, 0))
+            for index in range(self.relay_count)
+        ]
+
+    def _store_is_up(self) -> bool:
+        failed_at = self.observers.store_failed_at
+        return failed_at is None or time.monotonic() - failed_at > _STORE_AWAY_S
+
+    def _hosts(self) -> list[Host]:
+        return [host for pool in self.pools.values() for host in pool.hosts]
+
+    def _records(self) -> list[ConnectionRecord]:
+        return [row.record for row in self.table.rows.values()]
