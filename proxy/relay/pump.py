@@ -23,7 +23,6 @@ explicitly, because the front may still hold a copy, which keeps the socket in i
 from __future__ import annotations
 
 import errno
-import heapq
 import os
 import select
 import time
@@ -31,6 +30,7 @@ import traceback
 from collections.abc import Callable
 
 from proxy.errors import Cause, Side
+from proxy.relay.deadlines import Deadlines
 from proxy.relay.legs import (
     OUTSIDE,
     Connection,
@@ -46,7 +46,6 @@ BUFFER_BYTES = 128 * 1024
 LINGER_S = 5.0
 TICK_S = 1.0
 _LINGER_POLL_S = 0.02
-_LOOK_AGAIN_S = 60.0  # so that connections which ended long ago do not fill the deadlines
 _BATCH = 1024
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _HUNG = select.EPOLLHUP | select.EPOLLERR
@@ -82,7 +81,7 @@ class Pump:
         self._legs: dict[int, Leg] = {}
         self._changed: list[Connection] = []
         self._tick_at = 0.0
-        self._deadlines: list[tuple[float, int]] = []
+        self._deadlines = Deadlines(self.connections)
         self._lingering: dict[Leg, float] = {}
         self._doomed: list[int] = []
         self._buried: list[Leg] = []
@@ -100,8 +99,7 @@ class Pump:
         except OSError:  # the system watches no more descriptors
             self.close(connection, Side.LOCAL, Cause.LIMIT)
             return
-        if connection.idle_s:
-            self._look_again(connection, self._now + connection.idle_s)
+        self._deadlines.add(connection, connection.idle_s, self._now)
 
     def close(self, connection: Connection, side: Side, cause: Cause) -> None:
         """End a connection, both legs in order."""
@@ -236,8 +234,7 @@ class Pump:
         if not connection.one_sided:
             connection.one_sided = True
             connection.active_at = self._now
-            if connection.half_close_s:
-                self._look_again(connection, self._now + connection.half_close_s)
+            self._deadlines.add(connection, connection.half_close_s, self._now)
 
     def _pass_end_on(self, leg: Leg) -> None:
         peer, connection = leg.peer, leg.connection
@@ -344,7 +341,7 @@ class Pump:
     def _patience(self) -> float:
         if self._lingering:
             return _LINGER_POLL_S
-        due = self._deadlines[0][0] if self._deadlines else None
+        due = self._deadlines.first()
         if self._changed and (due is None or self._tick_at < due):
             due = self._tick_at
         return -1 if due is None else max(0.0, due - self._clock())
@@ -358,26 +355,8 @@ class Pump:
                 connection.changed = False
             changed, self._changed = self._changed, []
             self._on_progress([connection for connection in changed if not connection.ended])
-        while self._deadlines and self._deadlines[0][0] <= now:
-            connection_due = self.connections.get(heapq.heappop(self._deadlines)[1])
-            if connection_due is not None:
-                self._judge(connection_due)
+        for connection, cause in self._deadlines.expired(now):
+            self.close(connection, Side.LOCAL, cause)
         for leg, until in list(self._lingering.items()):
             if now >= until or (leg.pending is None and not unacknowledged(leg.fd)):
                 self._reset(leg)
-
-    def _judge(self, connection: Connection) -> None:
-        """End it if a time-out is over; else look again."""
-        if connection.changed:
-            connection.active_at = self._now  # it carried bytes since the last tick
-        limits = [(connection.idle_s, Cause.IDLE)]
-        if connection.one_sided:
-            limits.append((connection.half_close_s, Cause.HALF_CLOSE))
-        due = min((connection.active_at + limit, cause) for limit, cause in limits if limit)
-        if due[0] <= self._now:
-            self.close(connection, Side.LOCAL, due[1])
-        else:
-            self._look_again(connection, due[0])
-
-    def _look_again(self, connection: Connection, at: float) -> None:
-        heapq.heappush(self._deadlines, (min(at, self._now + _LOOK_AGAIN_S), connection.id))

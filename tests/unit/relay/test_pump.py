@@ -129,18 +129,6 @@ def test_time_outs_are_looked_at_without_an_event_for_each_byte(pump: Stepper) -
     server.close()
 
 
-def test_deadlines_of_connections_that_ended_do_not_pile_up(pump: Stepper) -> None:
-    for conn_id in range(20):
-        client, server, connection = carry(pump, conn_id, idle_s=8 * 3600.0)
-        pump.close(connection, Side.LOCAL, Cause.STOPPED)
-        client.close()
-        server.close()
-    pump.step()
-    pump.ahead_s += 61
-    pump.step()
-    assert pump._deadlines == []
-
-
 def test_a_fault_in_one_connection_ends_that_one_alone(
     pump: Stepper, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
