@@ -75,7 +75,8 @@ class Rounds:
                     self._idle(generator, running)
                 for scene in SCENES:
                     if scene.group == group and contender.kind in scene.contenders:
-                        self._scene(generator, running, scene)
+                        for _ in range(scene.times):
+                            self._scene(generator, running, scene)
                 self._complaints(group, running)
         except StartError as error:
             self._note(str(error))
