@@ -14,6 +14,7 @@ UNIT := tests/unit tests/fuzz tests/test_house.py
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := freerdp2-x11 openssl rdesktop xrdp xvfb
 DEPLOY_PACKAGES := prometheus
+STORE_PACKAGES := redis-sentinel redis-server redis-tools
 BENCH_PACKAGES := haproxy nginx libnginx-mod-stream gcc libc6-dev iproute2
 
 MAKEFLAGS += --no-print-directory
@@ -83,8 +84,8 @@ format: setup  ## rewrite the sources in the house's format
 lock: setup  ## resolve the dependencies anew into the lock files
 	scripts/lock $(BIN)/uv
 
-packages:  ## install the system packages that interop and deploy checks use
-	@scripts/packages $(INTEROP_PACKAGES) $(DEPLOY_PACKAGES)
+packages:  ## install the system packages that tests use: clients, hosts, Redis, promtool
+	@scripts/packages $(INTEROP_PACKAGES) $(DEPLOY_PACKAGES) $(STORE_PACKAGES)
 
 clean:  ## remove what the other words have made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

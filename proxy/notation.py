@@ -21,12 +21,12 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from proxy.address import Address
+from proxy.redis_url import RedisUrl
 
 Network = IPv4Network | IPv6Network
 
 _UNIX_PATH_MAX_BYTES = 107  # sun_path of unix(7) less its closing zero
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_REDIS_URL = re.compile(r"rediss?(\+sentinel|\+cluster)?://[^\s/]+(/\S*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +235,7 @@ def _read_rate(value: str | Rate) -> Rate:
 
 
 def _read_url(value: str) -> str:
-    if not _REDIS_URL.fullmatch(value):
-        raise ValueError
+    RedisUrl.parse(value)
     return value
 
 

@@ -10,14 +10,14 @@ last node that touched the key is kept with its time, and beside it the latest t
 node: two slots are enough to tell each node when anybody else was there last, however many nodes
 there are.
 
-Invariants: no I/O, no clock; all times are seconds since the epoch, None means never.
+Invariants: no I/O, no clock; all times are seconds since the epoch, None means "has not been".
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from proxy.affinity.store import Pin
+from proxy.affinity.store import NEVER, Pin
 
 
 class Entry(NamedTuple):
@@ -35,6 +35,11 @@ class Entry(NamedTuple):
     def pin(self) -> Pin:
         """What the contract shows of it."""
         return Pin(self.host, self.expires_at, self.touched_at)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is a decision, not a memory: no expiry."""
+        return self.expires_at == NEVER
 
     def extended(self, now: float, ttl_s: float) -> Entry:
         """The same pin, alive now."""
@@ -58,7 +63,7 @@ def claimed(
     """The entry after a claim. The loser of a race extends the winner's pin, for it goes there."""
     if entry is None:
         return Entry(host, now + ttl_s, now, claimed_at=now)
-    winner = host if entry.host == expected else entry.host
+    winner = host if entry.host == expected and not entry.is_fixed else entry.host
     return entry.repinned(winner, now, ttl_s)._replace(claimed_at=now)
 
 
@@ -66,7 +71,8 @@ def assigned(entry: Entry | None, now: float, host: str, ttl_s: float) -> Entry:
     """The entry after an assignment."""
     if entry is None:
         return Entry(host, now + ttl_s, now)
-    return entry.repinned(host, now, ttl_s)
+    winner = entry.host if entry.is_fixed and ttl_s != NEVER else host
+    return entry.repinned(winner, now, ttl_s)
 
 
 def touched(entry: Entry | None, now: float, node: str, host: str, ttl_s: float) -> Entry:
@@ -89,7 +95,7 @@ def moved(
     ttl_s: float,
 ) -> Entry | None:
     """The entry after a move, or None where it is refused."""
-    if entry is None or entry.host != expected:
+    if entry is None or entry.host != expected or entry.is_fixed:
         return None
     others_at = entry.others_at if entry.node == node else entry.node_at
     for sign_of_others in (entry.claimed_at, others_at):

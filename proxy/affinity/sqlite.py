@@ -73,7 +73,7 @@ _EXPIRE = """
 """
 _EVICT = """
     DELETE FROM pins WHERE (pool, key) IN (
-        SELECT pool, key FROM pins ORDER BY touched_at LIMIT ?
+        SELECT pool, key FROM pins WHERE expires_at < 9e999 ORDER BY touched_at LIMIT ?
     )
 """
 
@@ -107,6 +107,7 @@ class SqliteStore:
         self._lock = CheckpointerLock(path)
         self._checkpointing = threading.Lock()
         self._committed = False  # since the last checkpoint ended
+        self._is_up = True
 
     @classmethod
     async def open(
@@ -125,6 +126,19 @@ class SqliteStore:
         store = cls(path, max_pins, now, on_event)
         store._use(*await asyncio.to_thread(open_table, path, now))
         return store
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the last verb succeeded."""
+        return self._is_up
+
+    def recall(self, key: PinKey) -> str | None:
+        """What the table itself still says, expired or not: it is nowhere else to be had."""
+        try:
+            entry = self._row(key)
+        except sqlite3.Error:
+            return None
+        return entry.host if entry else None
 
     async def get(self, key: PinKey) -> Pin | None:
         """The pin in force, or None where it is absent or expired."""
@@ -240,7 +254,7 @@ class SqliteStore:
         begun_anew = False
         while True:
             try:
-                return work(*args, **kwargs)
+                result = work(*args, **kwargs)
             except sqlite3.Error as error:
                 if is_corruption(error) and not begun_anew:
                     begun_anew = True
@@ -248,7 +262,11 @@ class SqliteStore:
                 elif is_busy(error) and loop.time() < deadline:
                     await asyncio.sleep(random.uniform(*BUSY_PAUSE_S))  # noqa: S311
                 else:
+                    self._is_up = False
                     raise StoreError(explain(error, self._path)) from error
+            else:
+                self._is_up = True
+                return result
 
     # What follows is synchronous: each method is a whole step of the event loop.
 

@@ -54,7 +54,8 @@ SCHEMA = (
         PRIMARY KEY (pool, key)
     ) WITHOUT ROWID
     """,
-    "CREATE INDEX IF NOT EXISTS pins_by_idleness ON pins (touched_at)",
+    "DROP INDEX IF EXISTS pins_by_idleness",
+    "CREATE INDEX IF NOT EXISTS mortal_pins ON pins (touched_at) WHERE expires_at < 9e999",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )

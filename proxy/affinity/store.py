@@ -15,17 +15,26 @@ Rules that every store keeps (the contract tests run over all of `STORES`):
 4. A touch seeds an absent pin again (the store may have lost it), and never changes or extends a
    different one. Either way the node is a user of the key from then on.
 5. `move` gives way: it is refused while anybody else has a hand on the key, whatever their host.
-6. Expiry is wall-clock time, so that it keeps its meaning over a reboot.
+6. Expiry is wall-clock time, so that it keeps its meaning over a reboot. Each table has one clock:
+   that of its server where it has one, so that nodes need not agree on the time.
+7. A pin that expires NEVER is somebody's decision (a personal desktop). Only another assignment
+   without expiry, or `clear`, changes it: claims, touches, moves and mortal assignments leave it,
+   and a table that is full keeps it.
 
-All times are seconds; `now` comes from the injected clock. Any method may raise StoreError.
+All times are seconds. Any coroutine may raise StoreError, within a fraction of a second where the
+table is on another machine; `is_up` and `recall` never wait and never raise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
+
+NEVER: Final = math.inf
+"""As a time to live or an expiry: the pin stays until somebody changes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class Pin:
     """A pin in force."""
 
     host: str  # name of the session host within the pool
-    expires_at: float  # seconds since the epoch
+    expires_at: float  # seconds since the epoch, or NEVER
     touched_at: float  # when it was last claimed or touched
 
 
@@ -60,6 +69,8 @@ class StoreEvent(StrEnum):
     SET_ASIDE = "set_aside"  # the table was corrupt: it is kept aside, and an empty one begun
     EVICTED = "evicted"  # a full table forgot its longest idle pins; told in sums
     MAINTENANCE_FAILED = "maintenance_failed"  # it is tried again
+    AWAY = "away"  # the table's server cannot be used: calls fail at once until it can
+    BACK = "back"  # it answers again
 
 
 OnEvent = Callable[[StoreEvent, str], None]
@@ -71,7 +82,17 @@ def ignore_event(event: StoreEvent, detail: str) -> None:
 
 
 class AffinityStore(Protocol):
-    """See the module's rules. Methods are coroutines even where the store needs no waiting."""
+    """See the module's rules. Verbs are coroutines even where the store needs no waiting."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the table answers, as far as is known: False from a failure to a success."""
+
+    def recall(self, key: PinKey) -> str | None:
+        """The host that this node last saw in force for `key`, for when the table is away.
+
+        From a bounded memory, and with no promise: it may have expired or changed since.
+        """
 
     async def get(self, key: PinKey) -> Pin | None:
         """The pin in force, or None where it is absent or expired."""
@@ -86,7 +107,10 @@ class AffinityStore(Protocol):
         """
 
     async def assign(self, key: PinKey, host: str, *, ttl_s: float) -> Pin:
-        """Pin `key` to `host` whatever it was before. Not a sign of a tokenless connection."""
+        """Pin `key` to `host` whatever it was before (see rule 7); return the pin in force.
+
+        Not a sign of a tokenless connection. `ttl_s` may be NEVER.
+        """
 
     async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
         """Extend the pins of live connections; return the host in force for each, in order.

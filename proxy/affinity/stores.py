@@ -23,8 +23,18 @@ def _open_sqlite(
     return SqliteStore.open(path, max_pins=settings.max_pins, now=now, on_event=on_event)
 
 
+def _open_redis(
+    settings: AffinitySettings, _now: Callable[[], float], on_event: OnEvent
+) -> Awaitable[AffinityStore]:
+    from proxy.affinity.redis import RedisStore  # TLS and all: only where it is wanted
+
+    assert settings.url is not None
+    return RedisStore.open(settings.url, on_event=on_event)
+
+
 STORES: Mapping[StoreKind, Opener] = {
     StoreKind.SQLITE: _open_sqlite,
+    StoreKind.REDIS: _open_redis,
 }
 
 

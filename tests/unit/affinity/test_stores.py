@@ -1,65 +1,25 @@
 """The contract of the affinity table, held over every store that is built in.
 
-A store joins with one line in `SETTINGS`, beside its line in `STORES`. Each test opens the same
-table twice, as two nodes (or two fronts) do, and works on both handles.
+A store joins with one line in `tables.OPENERS`, beside its line in `STORES`. Each test opens the
+same table twice, as two nodes (or two fronts) do, and works on both handles.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from proxy.affinity.store import AffinityStore, Pin, PinKey, Touch
+from proxy.affinity.store import NEVER, Pin, PinKey, Touch
 from proxy.affinity.stores import STORES, open_store
 from proxy.errors import StoreError
 from proxy.settings import AffinitySettings, StoreKind
-
-SETTINGS: dict[StoreKind, Callable[[Path], AffinitySettings]] = {
-    StoreKind.SQLITE: lambda directory: AffinitySettings(path=str(directory / "affinity.db")),
-}
-
-KEY = PinKey("desktops", "source:203.0.113.7")
-T0 = 1_800_000_000.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = T0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(slots=True)
-class Table:
-    """One table under two handles, and the clock of both."""
-
-    one: AffinityStore
-    two: AffinityStore
-    clock: Clock
-
-
-@pytest.fixture(params=list(STORES))
-async def table(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Table]:
-    chosen = SETTINGS[request.param](tmp_path)
-    clock = Clock()
-    one = await open_store(chosen, now=clock)
-    two = await open_store(chosen, now=clock)
-    yield Table(one, two, clock)
-    await two.close()
-    await one.close()
+from tests.unit.affinity.tables import KEY, OPENERS, T0, Clock, Place, Table
 
 
 def test_every_store_that_is_built_in_stands_under_these_tests() -> None:
-    assert set(SETTINGS) == set(STORES)
+    assert set(OPENERS) == set(STORES)
 
 
 async def test_a_store_that_is_not_built_in_is_refused_with_the_names_of_those_that_are(
@@ -130,6 +90,53 @@ async def test_an_assignment_overrides_any_pin(table: Table) -> None:
     await table.one.claim(KEY, "a", expected=None, ttl_s=600.0)
     assert await table.two.assign(KEY, "b", ttl_s=60.0) == Pin("b", T0 + 60.0, T0)
     assert await table.one.get(KEY) == Pin("b", T0 + 60.0, T0)
+
+
+async def test_a_pin_without_expiry_is_changed_by_another_such_and_by_clear_alone(
+    table: Table,
+) -> None:
+    for_good = Pin("own", NEVER, T0)
+    assert await table.one.assign(KEY, "own", ttl_s=NEVER) == for_good
+    assert await table.two.get(KEY) == for_good
+    assert (await table.two.claim(KEY, "b", expected="own", ttl_s=60.0)).host == "own"
+    assert (await table.two.assign(KEY, "b", ttl_s=60.0)).host == "own"
+    assert await table.two.touch("node", [Touch(KEY, "b", 60.0)]) == ["own"]
+    table.clock.now += 1e6
+    assert not await table.one.move("node", KEY, "b", expected="own", quiet_s=1.0, ttl_s=60.0)
+    assert [pin.expires_at async for _key, pin in table.one.scan()] == [NEVER]
+    other = await table.two.assign(KEY, "other", ttl_s=NEVER)
+    assert other == Pin("other", NEVER, T0 + 1e6)
+    assert await table.one.clear(KEY)
+    assert (await table.one.claim(KEY, "b", expected=None, ttl_s=60.0)).host == "b"
+
+
+async def test_touches_of_a_pin_without_expiry_leave_it_so(table: Table) -> None:
+    await table.one.assign(KEY, "own", ttl_s=NEVER)
+    await table.one.claim(KEY, "own", expected="own", ttl_s=60.0)
+    await table.two.touch("node", [Touch(KEY, "own", 60.0)])
+    await table.two.assign(KEY, "own", ttl_s=60.0)
+    table.clock.now += 61.0
+    assert (await table.one.get(KEY)) == Pin("own", NEVER, T0)
+
+
+async def test_a_table_that_answers_is_up_and_its_last_answers_are_recalled(table: Table) -> None:
+    await table.one.claim(KEY, "a", expected=None, ttl_s=60.0)
+    assert table.one.is_up
+    assert table.one.recall(KEY) == "a"
+    await table.two.touch("node", [Touch(KEY, "b", 60.0)])
+    assert table.two.recall(KEY) == "a"
+    await table.one.clear(KEY)
+    assert table.one.recall(KEY) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["user:jo}hn {doe", "source:2001:db8::/64 user:ä b", "token:{}", "{"]
+)
+async def test_a_key_of_any_text_comes_back_as_it_is(table: Table, text: str) -> None:
+    key = PinKey("desk-tops.1", text)
+    await table.one.claim(key, "a", expected=None, ttl_s=60.0)
+    assert [found async for found, _pin in table.two.scan(key.pool)] == [key]
+    assert await table.two.clear(key)
 
 
 async def test_touches_answer_in_order_and_seed_what_was_lost(table: Table) -> None:
@@ -205,12 +212,12 @@ async def test_a_scan_that_is_given_up_disturbs_nobody(table: Table) -> None:
     assert (await table.two.claim(KEY, "a", expected=None, ttl_s=60.0)).host == "a"
 
 
-async def test_a_table_outlives_those_who_had_it_open(tmp_path: Path) -> None:
-    for kind in STORES:
-        first = await open_store(SETTINGS[kind](tmp_path), now=Clock())
+async def test_a_table_outlives_those_who_had_it_open(place: Place) -> None:
+    for opener in OPENERS.values():
+        first = await opener(place, Clock())
         pin = await first.claim(KEY, "a", expected=None, ttl_s=60.0)
         await first.close()
-        second = await open_store(SETTINGS[kind](tmp_path), now=Clock())
+        second = await opener(place, Clock())
         assert await second.get(KEY) == pin
         assert await second.size() == 1
         await second.close()
@@ -223,119 +230,3 @@ async def test_maintenance_goes_on_until_it_is_cancelled(table: Table) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-# The same rules once more, by another hand: the model remembers every node's last touch.
-
-
-@dataclass(slots=True)
-class Known:
-    host: str
-    expires_at: float
-    touched_at: float
-    claimed_at: float = float("-inf")
-    nodes: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Model:
-    clock: Clock
-    pins: dict[str, Known] = field(default_factory=dict)
-
-    def get(self, key: str) -> Known | None:
-        found = self.pins.get(key)
-        return found if found and found.expires_at > self.clock.now else None
-
-    def seed(self, key: str, host: str, ttl_s: float) -> Known:
-        now = self.clock.now
-        self.pins[key] = Known(host, now + ttl_s, now)
-        return self.pins[key]
-
-    def use(self, known: Known, host: str, ttl_s: float) -> None:
-        later = self.clock.now + ttl_s
-        known.expires_at = max(known.expires_at, later) if known.host == host else later
-        known.host, known.touched_at = host, self.clock.now
-
-    def claim(self, key: str, host: str, expected: str | None, ttl_s: float) -> Known:
-        known = self.get(key) or self.seed(key, host, ttl_s)
-        self.use(known, host if known.host == expected else known.host, ttl_s)
-        known.claimed_at = self.clock.now
-        return known
-
-    def assign(self, key: str, host: str, ttl_s: float) -> Known:
-        known = self.get(key) or self.seed(key, host, ttl_s)
-        self.use(known, host, ttl_s)
-        return known
-
-    def touch(self, node: str, key: str, host: str, ttl_s: float) -> str:
-        known = self.get(key) or self.seed(key, host, ttl_s)
-        if known.host == host:
-            self.use(known, host, ttl_s)
-        known.nodes[node] = self.clock.now
-        return known.host
-
-    def move(
-        self, node: str, key: str, host: str, expected: str, quiet_s: float, ttl_s: float
-    ) -> bool:
-        known = self.get(key)
-        if known is None or known.host != expected:
-            return False
-        others = [known.claimed_at, *(at for n, at in known.nodes.items() if n != node)]
-        if any(self.clock.now - at < quiet_s for at in others):
-            return False
-        self.use(known, host, ttl_s)
-        known.nodes[node] = self.clock.now
-        return True
-
-
-keys, hosts, nodes = st.sampled_from("kl"), st.sampled_from("abc"), st.sampled_from("xyz")
-ttls = st.sampled_from([20.0, 60.0, 300.0])
-steps = st.one_of(
-    st.tuples(st.just("wait"), st.sampled_from([1.0, 20.0, 60.0])),
-    st.tuples(st.just("claim"), keys, hosts, st.none() | hosts, ttls),
-    st.tuples(st.just("assign"), keys, hosts, ttls),
-    st.tuples(st.just("touch"), nodes, keys, hosts, ttls),
-    st.tuples(st.just("move"), nodes, keys, hosts, hosts, st.sampled_from([5.0, 30.0]), ttls),
-    st.tuples(st.just("clear"), keys),
-)
-numbers = itertools.count()
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(story=st.lists(st.tuples(st.booleans(), steps), max_size=30))
-async def test_any_story_ends_as_the_model_says(
-    table: Table, story: list[tuple[bool, tuple[object, ...]]]
-) -> None:
-    pool, model = f"pool{next(numbers)}", Model(table.clock)
-    for second, step in story:
-        store = table.two if second else table.one
-        match step:
-            case ("wait", float(seconds)):
-                table.clock.now += seconds
-            case ("claim", str(key), str(host), expected, float(ttl)):
-                assert expected is None or isinstance(expected, str)
-                pin = await store.claim(PinKey(pool, key), host, expected=expected, ttl_s=ttl)
-                assert pin == seen(model.claim(key, host, expected, ttl))
-            case ("assign", str(key), str(host), float(ttl)):
-                pin = await store.assign(PinKey(pool, key), host, ttl_s=ttl)
-                assert pin == seen(model.assign(key, host, ttl))
-            case ("touch", str(node), str(key), str(host), float(ttl)):
-                in_force = await store.touch(node, [Touch(PinKey(pool, key), host, ttl)])
-                assert in_force == [model.touch(node, key, host, ttl)]
-            case ("move", str(node), str(key), str(host), str(old), float(quiet), float(ttl)):
-                done = await store.move(
-                    node, PinKey(pool, key), host, expected=old, quiet_s=quiet, ttl_s=ttl
-                )
-                assert done == model.move(node, key, host, old, quiet, ttl)
-            case ("clear", str(key)):
-                was = model.get(key)
-                model.pins.pop(key, None)
-                assert await store.clear(PinKey(pool, key)) == (was is not None)
-            case _:
-                pytest.fail(f"no such step: {step}")
-        expected_pins = {k: seen(p) for k in model.pins if (p := model.get(k))}
-        assert {k.key: p async for k, p in table.one.scan(pool)} == expected_pins
-
-
-def seen(known: Known) -> Pin:
-    return Pin(known.host, known.expires_at, known.touched_at)

@@ -1,0 +1,256 @@
+"""How Redis is reached: redis-py, bent to a path on which nobody may wait.
+
+The library's defaults are made for programs that may: ten retries take 4.6 seconds to report a
+closed port. Here nothing is retried, no connection is pinged before use, and no answer is awaited
+longer than a call may take. (`Retry` must be the one of `redis.asyncio`: the other one is accepted
+and never awaited.) To connect may take a second, for `probe`; the path has limits of its own.
+
+A client of a Cluster reads its map anew after every failure, in the middle of whatever call comes
+next, and closes all connections when that call is cancelled. So calls wait, within their limit,
+until `refresh` has done it beside the path.
+
+Invariant: every error of the library is in `FAILURES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis, Sentinel
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    InvalidResponse,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+
+from proxy.affinity.breaker import CALL_LIMIT_S
+from proxy.affinity.redis_scripts import PROBE, Script
+from proxy.errors import StoreError
+from proxy.redis_url import RedisKind, RedisUrl
+
+CONNECTIONS_MAX = 16  # to each server; beyond it the library raises
+CONNECT_LIMIT_S = 1.0
+PROBE_NAMES = 1000
+
+FAILURES = (RedisError, RedisClusterException, OSError)  # TimeoutError is an OSError
+
+_MISTAKES = (
+    AuthenticationError,
+    AuthorizationError,
+    InvalidResponse,  # it does not speak Redis
+    MovedError,  # a Cluster, where the URL names a single server
+    NoPermissionError,
+    ssl.SSLCertVerificationError,
+)
+
+
+class RedisClient:
+    """The servers behind one URL. It connects when it is used."""
+
+    def __init__(self, url: RedisUrl) -> None:
+        """Make a client.
+
+        Raises:
+            StoreError: a file that the URL names cannot be read.
+        """
+        self._client = _client(url)
+        self._cluster = self._client if isinstance(self._client, RedisCluster) else None
+        self._name = url.name or str(url.addresses[0])  # of the one primary, outside of a Cluster
+        self._mapped = asyncio.Event()
+
+    def servers(self) -> list[str]:
+        """The names of all primaries."""
+        if self._cluster is None:
+            return [self._name]
+        return [node.name for node in self._cluster.get_primaries()]
+
+    def server_of(self, name: bytes) -> str:
+        """The primary that holds a key."""
+        if self._cluster is None:
+            return self._name
+        try:
+            node = self._cluster.get_node_from_key(name.decode())
+        except RedisClusterException as error:
+            raise StoreError(str(error)) from error
+        return node.name if node else self._name
+
+    async def refresh(self) -> None:
+        """See where the primaries are. It takes its time; not for the path."""
+        if self._cluster is not None:
+            await self._cluster.initialize()
+        self._mapped.set()
+
+    def call_failed(self) -> None:
+        """The library may want to see where the primaries are, and must not do it on the path."""
+        if self._cluster is not None:
+            self._mapped.clear()
+
+    async def run(self, script: Script, *arguments: bytes) -> Any:
+        """What a script answers; it is taught to a server that does not know it."""
+        await self._mapped.wait()
+        try:
+            return await self._client.execute_command(*script.call(*arguments))
+        except NoScriptError:
+            return await self._client.execute_command(*script.teach(*arguments))
+
+    async def run_each(self, script: Script, rounds: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        """What a script answers to each of these arguments, whose keys are on one server."""
+        await self._mapped.wait()
+        replies = await self._send([script.call(*arguments) for arguments in rounds])
+        for i, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                replies[i] = await self.run(script, *rounds[i])
+            elif isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def command(self, *words: str | bytes) -> Any:
+        """What any command with a key answers."""
+        await self._mapped.wait()
+        return await self._client.execute_command(*words)
+
+    async def scan_page(
+        self, server: str, cursor: int, pattern: str, count: int, fields: Sequence[bytes]
+    ) -> tuple[int, list[tuple[bytes, list[bytes]]]]:
+        """The next cursor (0: it was the last page), and these fields of the keys of a page."""
+        await self._mapped.wait()
+        words = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+        next_cursor, names = await self._at(server).execute_command(*words)
+        values = await self._send([("HMGET", name, *fields) for name in names])
+        found = zip(names, values, strict=True)
+        return next_cursor, [(name, row) for name, row in found if isinstance(row, list)]
+
+    async def size(self, server: str) -> int:
+        """How many keys a primary holds."""
+        await self._mapped.wait()
+        size: int = await self._at(server).execute_command("DBSIZE")
+        return size
+
+    async def probe(self, server: str) -> None:
+        """Let a primary take a write that leaves nothing behind, on some key that it holds."""
+        names = (b"rdp-proxy:probe:%d" % number for number in range(PROBE_NAMES))
+        name = next((name for name in names if self.server_of(name) == server), None)
+        if name is None:  # it holds next to nothing
+            await self._at(server).execute_command("PING")
+        else:
+            await self._client.execute_command(*PROBE.teach(name, b""))
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._client.aclose()
+
+    def _at(self, server: str) -> Redis | ClusterNode:
+        if self._cluster is None:
+            assert isinstance(self._client, Redis)
+            return self._client
+        node = self._cluster.get_node(node_name=server)
+        if node is None:
+            raise StoreError(f"{server} has left the Cluster")
+        return node
+
+    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies to commands that are sent together, errors among them."""
+        if not commands:
+            return []
+        async with self._client.pipeline(transaction=False) as pipe:
+            for words in commands:
+                pipe.execute_command(*words)
+            replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether no waiting will cure it: a wrong password, name, certificate or kind of server."""
+    return any(
+        isinstance(cause, _MISTAKES)
+        or (type(cause) is ResponseError and not str(cause).startswith("Error running script"))
+        or "Cluster mode is not enabled" in str(cause)
+        for cause in _causes(error)
+    )
+
+
+def explain(error: BaseException) -> str:
+    """One line for the operator: the cause of all, where it has words."""
+    told = [text for cause in _causes(error) if (text := _text(cause))]
+    return told[-1] if told else f"no answer within {CALL_LIMIT_S * 1000:.0f} ms"
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
+        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return str(error).partition("\n")[0]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _client(url: RedisUrl) -> Redis | RedisCluster:
+    options = _options(url)
+    match url.kind:
+        case RedisKind.SINGLE:
+            ((host, port),) = url.addresses
+            return Redis(host=host, port=port, db=url.db, **options)
+        case RedisKind.SENTINEL:
+            theirs = {key: options[key] for key in options if key not in ("username", "password")}
+            sentinels = Sentinel(  # type: ignore[no-untyped-call]
+                url.addresses,
+                sentinel_kwargs=options if url.sentinel_auth else theirs,
+                db=url.db,
+                **options,
+            )
+            primary: Redis = sentinels.master_for(url.name)
+            return primary
+        case RedisKind.CLUSTER:
+            nodes = [ClusterNode(host, port) for host, port in url.addresses]
+            return RedisCluster(
+                startup_nodes=nodes,
+                require_full_coverage=False,
+                reinitialize_steps=0,  # a MOVED corrects one slot, and closes no connection
+                **options,
+            )
+
+
+def _options(url: RedisUrl) -> dict[str, Any]:
+    try:
+        password = url.password
+        if url.password_file:
+            password = Path(url.password_file).read_text("utf-8").strip()
+        tls: dict[str, Any] = {}
+        if url.is_tls:
+            tls = {"ssl": True}
+            if url.ca_file:
+                tls["ssl_ca_data"] = Path(url.ca_file).read_text("ascii")
+            if url.cert_file:
+                Path(url.cert_file).read_bytes()
+                tls["ssl_certfile"] = tls["ssl_keyfile"] = url.cert_file
+    except (OSError, ValueError) as error:
+        raise StoreError(f"affinity.url: {error}") from error
+    return {
+        "username": url.user or None,
+        "password": password or None,
+        "protocol": 2,
+        "driver_info": None,  # one question less, and one permission
+        "socket_timeout": CALL_LIMIT_S,
+        "socket_connect_timeout": CONNECT_LIMIT_S,
+        "max_connections": CONNECTIONS_MAX,
+        "retry": Retry(NoBackoff(), 0),
+        **tls,
+    }

@@ -1,0 +1,130 @@
+"""Real Redis servers: one, behind Sentinels, or a Cluster of three. Debian has them all.
+
+A server can be killed, stopped for a while, and started again on the same port.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+DEADLINE_S = 15.0
+
+
+class ServerMissingError(RuntimeError):
+    """A program that the tests need is not installed."""
+
+
+def program(name: str, package: str) -> str:
+    """The path of a server's program."""
+    path = shutil.which(name)
+    if path is None:
+        raise ServerMissingError(
+            f"{name} is not installed: apt-get install {package} (or `make packages`)"
+        )
+    return path
+
+
+def free_port(also: int = 0) -> int:
+    """A port of 127.0.0.1 that nobody has; `also` so much above it is free too."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                if also:
+                    other.bind(("127.0.0.1", port + also))
+                return port
+
+
+class RedisServer:
+    """One redis-server (or redis-sentinel), which does not touch the disk but for its log."""
+
+    def __init__(
+        self, directory: Path, *options: str, port: int | None = None, sentinel: bool = False
+    ) -> None:
+        """Name it; `start` starts it."""
+        self.port = port or free_port()
+        self.directory = directory / f"redis-{self.port}"
+        self.directory.mkdir()
+        self._options = options
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """As `affinity.url` has it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> RedisServer:
+        """Start it, empty, and wait until it listens."""
+        name = "redis-sentinel" if self._sentinel else "redis-server"
+        # A Sentinel keeps its state in its configuration file.
+        file = self.directory / "redis.conf"
+        if not self._sentinel:
+            file.write_text('save ""\nappendonly no\n')
+        elif not file.exists():
+            file.write_text("")
+        command = [program(name, name), str(file), "--port", str(self.port)]
+        common = ["--bind", "127.0.0.1", "--dir", str(self.directory), "--daemonize", "no"]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *common, *self._options], stdout=log, stderr=log
+            )
+        self.wait_until_it_listens()
+        return self
+
+    def wait_until_it_listens(self) -> None:
+        """For up to 15 seconds."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                break
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return
+            time.sleep(0.01)
+        log = (self.directory / "log").read_text(errors="replace")
+        raise RuntimeError(f"redis-server on port {self.port} does not start:\n{log[-2000:]}")
+
+    def cli(self, *words: str) -> str:
+        """What redis-cli says."""
+        command = [program("redis-cli", "redis-tools"), "-p", str(self.port), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10.0, check=False)
+        return done.stdout.strip()
+
+    def kill(self) -> None:
+        """SIGKILL: everything in it is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=DEADLINE_S)
+            self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it stays connected and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+class RedisFarm:
+    """Several servers that belong together, ended together."""
+
+    def __init__(self, servers: Sequence[RedisServer] = ()) -> None:
+        """Own these."""
+        self.servers = list(servers)
+
+    def close(self) -> None:
+        """End them all."""
+        for server in self.servers:
+            server.kill()

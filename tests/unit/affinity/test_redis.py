@@ -1,0 +1,64 @@
+"""What is peculiar to the store on Redis. What all stores do is in test_stores."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.affinity.redis import RedisStore, key_of, name_of
+from proxy.affinity.store import Pin, PinKey, StoreEvent, Touch
+from proxy.errors import StoreError
+from tests.servers.redis import RedisServer, free_port
+
+KEY = PinKey("desktops", "source:203.0.113.7 user:alice")
+AWAY = "redis://127.0.0.1:{port}/0"
+
+
+def test_both_entries_of_a_client_have_the_same_part_in_braces() -> None:
+    name = name_of(KEY)
+    assert name == b"rdp-proxy:pin:desktops:{source:203.0.113.7} user:alice"
+    assert name_of(PinKey("desktops", "source:203.0.113.7")) == name.removesuffix(b" user:alice")
+    assert key_of(name) == KEY
+
+
+async def test_the_table_goes_by_the_servers_clock(redis_server: RedisServer) -> None:
+    store = await RedisStore.open(redis_server.url)
+    pin = await store.claim(KEY, "a", expected=None, ttl_s=60.0)
+    seconds = float(redis_server.cli("time").split()[0])
+    assert abs(pin.touched_at - seconds) < 5.0
+    assert pin == Pin("a", pin.touched_at + 60.0, pin.touched_at)
+    assert 55_000 < int(redis_server.cli("pttl", name_of(KEY).decode())) <= 60_000
+    assert await store.get(KEY) == pin
+    await store.close()
+
+
+async def test_a_server_that_forgot_the_scripts_is_taught_again(redis_server: RedisServer) -> None:
+    store = await RedisStore.open(redis_server.url)
+    for _ in range(2):
+        redis_server.cli("script", "flush")
+        await store.claim(KEY, "a", expected=None, ttl_s=60.0)
+        redis_server.cli("script", "flush")
+        touches = [Touch(PinKey("desktops", f"k{n}"), "a", 60.0) for n in range(300)]
+        assert await store.touch("node", touches) == ["a"] * 300
+    await store.close()
+
+
+async def test_a_server_that_is_away_is_told_and_does_not_keep_the_store_from_opening() -> None:
+    events: list[tuple[StoreEvent, str]] = []
+    url = AWAY.format(port=free_port())
+    store = await RedisStore.open(
+        url, on_event=lambda event, detail: events.append((event, detail))
+    )
+    assert not store.is_up
+    with pytest.raises(StoreError, match="refused"):
+        await store.get(KEY)
+    assert [event for event, _detail in events] == [StoreEvent.AWAY]
+    assert "refused" in events[0][1]
+    await store.close()
+
+
+async def test_a_probe_leaves_nothing_behind(redis_server: RedisServer) -> None:
+    redis_server.cli("flushall")
+    store = await RedisStore.open(redis_server.url)
+    await store.probe_once()
+    assert await store.size() == 0
+    await store.close()
