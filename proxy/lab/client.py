@@ -1,6 +1,6 @@
 """Client: logs in the way Microsoft's client (mstsc) is documented to, and reports what happened.
 
-One login is up to three TCP connections:
+One login is up to three TCP connections (where hosts hand over twice, one more):
 
 1. *probe*: Connection Request, TLS, a look at the certificate, close;
 2. *login*: the same again, then MCS and Client Info. The certificate must be the probe's, else
@@ -77,6 +77,8 @@ class Client:
         timeout_s: patience for one connection, from dialling to the session.
         direct: dial the host that a token names oneself, as if there were no balancer: what the
             same login costs without one.
+        probes: whether a login begins with a probe.
+        redirections: how many it follows.
     """
 
     address: Address
@@ -90,6 +92,8 @@ class Client:
     hold_s: float = 0.0
     timeout_s: float = 10.0
     direct: bool = False
+    probes: bool = True
+    redirections: int = 1
 
     async def login(self) -> LoginResult:
         """Log in, stay for `hold_s` with some traffic, leave."""
@@ -125,24 +129,24 @@ class Client:
             result.failure, result.detail = Failure.CLOSED, f"the session was cut: {error}"
 
     async def _log_in(self, result: LoginResult) -> Session:
+        step, address = Step.LOGIN, self.address
         line = self.line if self.line is not None else self._cookie()
-        async with self._leg(result, Step.PROBE, self.address, line) as probe:
-            expected = probe.peer_certificate()
-            await probe.close()
-        await asyncio.sleep(self.think_s)
-        async with self._leg(result, Step.LOGIN, self.address, line, expected) as link:
-            answer = await self._enter(link)
-            if isinstance(answer, Session):
-                return self._at_the_right_host(result, answer)
-            await link.close()
-        address, line = self._next(answer)
-        expected_now, session_id = answer.target_certificate, answer.session_id
-        async with self._leg(result, Step.REDIRECTED, address, line, expected_now) as link:
-            answer = await self._enter(link, session_id)
-            if isinstance(answer, Session):
-                return self._at_the_right_host(result, answer)
-            await link.close()
-            raise LoginError(Failure.REDIRECTED_AGAIN, self._next(answer)[1].decode("latin-1"))
+        expected: bytes | None = None
+        session_id: int | None = None
+        if self.probes:
+            async with self._leg(result, Step.PROBE, address, line) as probe:
+                expected = probe.peer_certificate()
+                await probe.close()
+            await asyncio.sleep(self.think_s)
+        for _ in range(1 + self.redirections):
+            async with self._leg(result, step, address, line, expected) as link:
+                answer = await self._enter(link, session_id)
+                if isinstance(answer, Session):
+                    return self._at_the_right_host(result, answer)
+                await link.close()
+            step, (address, line) = Step.REDIRECTED, self._next(answer)
+            expected, session_id = answer.target_certificate, answer.session_id
+        raise LoginError(Failure.REDIRECTED_AGAIN, line.decode("latin-1"))
 
     @asynccontextmanager
     async def _leg(
@@ -189,7 +193,14 @@ class Client:
                 await asyncio.sleep(0)
         else:
             await link.send(request)
-        confirm = x224.parse_connection_confirm(await link.read_packet())
+        try:
+            packet = await link.read_packet()
+        except ConnectionError as closed:
+            if not tokens.read_token(line).is_issued_by_host:
+                raise
+            detail = f'nobody answered "{line.decode("latin-1")}"'
+            raise LoginError(Failure.ABORTED_HANDOVER, detail) from closed
+        confirm = x224.parse_connection_confirm(packet)
         if isinstance(confirm, Incomplete):
             raise ValueError("not a TPKT")  # noqa: TRY004 (the bytes are wrong, not a type)
         match confirm.negotiation:

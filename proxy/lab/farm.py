@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +31,7 @@ class Farm:
     def __init__(self, broker: Broker, collections: Mapping[str, list[SessionHost]]) -> None:
         self.broker = broker
         self.collections = collections
-        self.hosts = {host.name: host for group in collections.values() for host in group}
+        self.hosts: dict[str, SessionHost] = {}
         self.directory = Directory([])
 
     @classmethod
@@ -63,30 +63,45 @@ class Farm:
             alias: [f"rdsh{next(numbers):02}" for _ in range(size)] for alias, size in sizes.items()
         }
         broker = Broker(names, seed=seed)
-        made: dict[str, list[SessionHost]] = {alias: [] for alias in names}
-        farm = cls(broker, made)
+
+        def make(name: str, address: Address) -> SessionHost:
+            return SessionHost(
+                name,
+                address,
+                self_signed(name),
+                broker,
+                redirect=Redirect(redirect),
+                target_certificate=target_certificate,
+                session_s=session_s,
+            )
+
+        farm = cls(broker, {alias: [] for alias in names})
+        async with farm.standing(names, make, base, port):
+            yield farm
+
+    @asynccontextmanager
+    async def standing(
+        self,
+        names: Mapping[str, Sequence[str]],
+        make: Callable[[str, Address], SessionHost],
+        base: str,
+        port: int,
+    ) -> AsyncIterator[None]:
+        """Make and start the hosts of each collection; they are killed after the block."""
         try:
             for alias, group in names.items():
                 for name in group:
-                    host = SessionHost(
-                        name,
-                        Address(f"{base}{_FIRST_HOST + len(farm.hosts)}", port),
-                        self_signed(name),
-                        broker,
-                        redirect=Redirect(redirect),
-                        target_certificate=target_certificate,
-                        session_s=session_s,
-                    )
+                    host = make(name, Address(f"{base}{_FIRST_HOST + len(self.hosts)}", port))
                     await host.start()
                     port = host.address.port
-                    made[alias].append(host)
-                    farm.hosts[name] = host
-            farm.directory = Directory(host.card for host in farm.hosts.values())
-            for host in farm.hosts.values():
-                host.directory = farm.directory
-            yield farm
+                    self.collections[alias].append(host)
+                    self.hosts[name] = host
+            self.directory = Directory(host.card for host in self.hosts.values())
+            for host in self.hosts.values():
+                host.directory = self.directory
+            yield
         finally:
-            await asyncio.gather(*(host.kill() for host in farm.hosts.values()))
+            await asyncio.gather(*(host.kill() for host in self.hosts.values()))
 
     def client(self, address: Address, user: str, **options: Any) -> Client:
         """A client that knows the farm's certificates; `options` are those of Client."""

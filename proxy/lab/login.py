@@ -17,6 +17,7 @@ class Failure(StrEnum):
     TIMEOUT = "timeout"
     REDIRECTED_AGAIN = "redirected_again"  # a redirected connection came to a third host
     WRONG_HOST = "wrong_host"  # active, but not where the token says
+    ABORTED_HANDOVER = "aborted_handover"  # nobody answered a token that only one host can read
 
 
 class LoginError(Exception):
@@ -104,4 +105,5 @@ _MEANING = {
     Failure.TIMEOUT: "The client gave up waiting",
     Failure.REDIRECTED_AGAIN: "The host sent the user away a second time, and the client gave up",
     Failure.WRONG_HOST: "The user works on a host that is not his",
+    Failure.ABORTED_HANDOVER: "The hand-over was aborted",
 }

@@ -56,6 +56,7 @@ class Stage(StrEnum):
     REFUSED = "refused"  # the request was no request, or offered no TLS
     TLS = "tls"  # where probes end
     LOGGED_IN = "logged_in"  # Client Info read
+    ABORTED = "aborted"  # it brought a token that another host issued, and was dropped
     REDIRECTED = "redirected"
     ACTIVE = "active"  # activation finished
 
@@ -212,17 +213,16 @@ class SessionHost:
         visit.user, visit.domain = info.username, info.domain
         visit.stage = Stage.LOGGED_IN
         await link.send(LICENSE_DONE)
-        target = self._target(info.username)
-        if target is None:
+        redirection = await self._redirect_away(visit, info)
+        if redirection is None:
             return initial.channels
-        visit.redirected_to = target.name
-        await link.send(self._redirection(target, info).encode())
+        await link.send(redirection.encode())
         visit.stage = Stage.REDIRECTED
         await link.closed()
         return None
 
     async def _negotiate(self, link: Link, visit: Visit) -> int | None:
-        """Answer the Connection Request: what it offered, or None where TLS was not in it."""
+        """Answer the Connection Request: what it offered, None where that ends the connection."""
         request = x224.parse_connection_request(await link.read_packet())
         if isinstance(request, Incomplete):
             raise ValueError("not a TPKT")  # noqa: TRY004 (the bytes are wrong, not a type)
@@ -231,6 +231,9 @@ class SessionHost:
         elif request.cookie is not None:
             visit.line = b"Cookie: mstshash=" + request.cookie
         visit.stage = Stage.REQUESTED
+        if not self._admits(visit):
+            visit.stage = Stage.ABORTED
+            return None
         offered = request.negotiation.requested_protocols if request.negotiation else None
         if offered is None or not offered & x224.Protocol.SSL:
             visit.stage = Stage.REFUSED
@@ -275,12 +278,19 @@ class SessionHost:
                 await link.send(b"".join(finalization()))
                 visit.stage = Stage.ACTIVE
 
-    def _target(self, user: str) -> HostCard | None:
+    def _admits(self, _visit: Visit) -> bool:
+        """Whether the host takes a request at all. Windows takes every one."""
+        return True
+
+    async def _redirect_away(self, visit: Visit, info: ClientInfo) -> Redirection | None:
         """Where the broker wants the user, None for here."""
         if self._redirect is Redirect.NONE:
             return None
-        name = self._broker.arrive(user, self.name)
-        return None if name == self.name else self.directory.cards[name]
+        name = self._broker.arrive(info.username, self.name)
+        if name == self.name:
+            return None
+        visit.redirected_to = name
+        return self._redirection(self.directory.cards[name], info)
 
     def _redirection(self, target: HostCard, info: ClientInfo) -> Redirection:
         by_token = self._redirect is Redirect.TOKEN
