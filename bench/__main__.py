@@ -84,6 +84,12 @@ def _arguments() -> argparse.Namespace:
         metavar="PATH",
         help="another HAProxy to take part; may be repeated",
     )
+    parser.add_argument(
+        "--before",
+        type=lambda text: Path(text).resolve(strict=True),
+        metavar="DIRECTORY",
+        help="another checkout of rdp-proxy to take part, to see what a change has brought",
+    )
     args = parser.parse_args()
     if unknown := set(args.only) - set(GROUPS):
         parser.error(f"no such group: {', '.join(sorted(unknown))}")

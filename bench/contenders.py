@@ -64,6 +64,7 @@ class Contender:
     host_line: str = ""
     command: tuple[str, ...] = ()
     bulk_begins_s: float = 0.0  # so long into a transfer it changes its way of carrying
+    checkout: Path | None = None  # where its sources are, if not here
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -80,8 +81,8 @@ class Running:
     log: Path
 
 
-def contenders(more_haproxys: list[str]) -> list[Contender]:
-    """All of them, in the order of the table's columns."""
+def contenders(more_haproxys: list[str], before: Path | None = None) -> list[Contender]:
+    """All of them, in the order of the table's columns; `before`: another checkout of rdp-proxy."""
     found = [Contender("direct", "direct")]
     for path in [str(shutil.which("haproxy")), *more_haproxys]:
         found += _haproxy(path, "" if len(found) == 1 else f" {_haproxy_version(path)}")
@@ -96,7 +97,10 @@ def contenders(more_haproxys: list[str]) -> list[Contender]:
             nginx,
         )
     )
-    found += [_rdp_proxy("rdp-proxy", "info"), _rdp_proxy("rdp-proxy quiet", "warning")]
+    if before is not None:
+        found.append(_rdp_proxy("rdp-proxy before", "info", before))
+    found.append(_rdp_proxy("rdp-proxy", "info"))
+    found.append(_rdp_proxy("rdp-proxy quiet", "warning"))
     return found
 
 
@@ -121,10 +125,11 @@ def _haproxy(path: str, version: str) -> list[Contender]:
     ]
 
 
-def _rdp_proxy(name: str, level: str) -> Contender:
+def _rdp_proxy(name: str, level: str, checkout: Path | None = None) -> Contender:
     run = (sys.executable, "-m", "proxy", "run", "--config", "$directory/config")
     line = f'      - {{name: $name, address: "$host:{PORT}"}}'
-    return Contender(name, name, "rdp-proxy.yaml", {"level": level}, line, run)
+    values = {"level": level}
+    return Contender(name, name, "rdp-proxy.yaml", values, line, run, checkout=checkout)
 
 
 def _haproxy_version(path: str) -> str:
@@ -152,12 +157,12 @@ def connections_max(files: int) -> int:
 @contextmanager
 def running(contender: Contender, directory: Path, files: int) -> Iterator[Running]:
     """The contender as a process that answers, in an empty directory of its own."""
-    if not contender.command:
-        yield Running(contender, [], directory / "log")
-        return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     log = directory / "log"
+    if not contender.command:
+        yield Running(contender, [], log)
+        return
     (directory / "config").write_text(configuration(contender, directory, files))
     with log.open("wb") as sink:
         child = subprocess.Popen(
@@ -165,6 +170,7 @@ def running(contender: Contender, directory: Path, files: int) -> Iterator[Runni
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
+            cwd=contender.checkout,
             env=os.environ | {"STATE_DIRECTORY": str(directory)},
             start_new_session=True,
         )
@@ -200,7 +206,7 @@ def _until_it_answers(contender: Contender, child: subprocess.Popen[bytes], log:
             if sock.recv(1) == b"\x03":
                 return
         time.sleep(0.02)
-    raise StartError(f"{contender.name} does not answer: {log.read_text()[-2000:]}")
+    raise StartError(f"{contender.name} does not answer: {log.read_text()[-500:]}")
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -44,11 +44,11 @@ class Rounds:
         self.groups: list[str] = args.only
         self.count: int = args.rounds
         self.speed = _QUICK if args.quick else 1.0
-        self.all = contenders.contenders(args.haproxy)
+        self.all = contenders.contenders(args.haproxy, args.before)
         # metric key -> contender's name -> a value a round
         self.figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.noise_percent: list[float] = []
-        self.notes: list[str] = []
+        self._notes: dict[str, list[str]] = defaultdict(list)  # where -> what was seen there
         self._directory = directory
         self._files = _open_files()
 
@@ -79,7 +79,7 @@ class Rounds:
                             self._scene(generator, running, scene)
                 self._complaints(group, running)
         except StartError as error:
-            self._note(str(error))
+            self._note(contender.name, str(error))
 
     def _scene(self, generator: Load, running: Running, scene: Scene) -> None:
         name = running.contender.name
@@ -91,7 +91,7 @@ class Rounds:
         try:
             result = generator.play(running, *words, timeout_s=warm_s + seconds)
         except SceneError as error:
-            self._note(f"{name}: {scene.name}: {error}")
+            self._note(f"{name}: {scene.name}", str(error))
             return
         for metric, value in scene.figures:
             # Nobody is in between: `direct` has no processor time of a proxy.
@@ -102,10 +102,10 @@ class Rounds:
     def _judge(self, where: str, result: Result) -> None:
         for fault in ("errors", "hung"):
             if result.get(fault):
-                self._note(f"{where}: {result[fault]:.0f} connections: {fault}")
+                self._note(where, f"{result[fault]:.0f} connections: {fault}")
         late = 100 * result.get("late", 0) / max(1, result.get("messages", 1))
         if late > _LATE_PERCENT:
-            self._note(f"{where}: {late:.1f} % of the messages were left out: no answer in time")
+            self._note(where, f"{late:.1f} % of the messages were left out: no answer in time")
         others_s = result["system_cpu_s"] - result["proxy_cpu_s"] - result["load_cpu_s"]
         self.noise_percent.append(100 * others_s / result["seconds"])
 
@@ -125,9 +125,9 @@ class Rounds:
                     else:
                         self._idle_memory(running, before, count, min(count, room))
         except SceneError as error:
-            self._note(f"{name}: idle: {error}")
+            self._note(f"{name}: idle", str(error))
         if room < steps[-1]:
-            self._note(f"idle: {room} connections at most: the limit of open files is low")
+            self._note("idle", f"{room} connections at most: the limit of open files is low")
 
     def _idle_cpu(self, running: Running) -> None:
         if running.pids:
@@ -151,13 +151,20 @@ class Rounds:
             found = [line for line in lines if _COMPLAINT.search(line)]
         if found:
             first = f"{len(found)} complaints in its log, the first: {found[0].strip()[:400]}"
-            self._note(f"{running.contender.name}: {group}: {first}")
+            self._note(f"{running.contender.name}: {group}", first)
         if gone := [pid for pid in running.pids if pid not in processes.family(running.pids[0])]:
-            self._note(f"{running.contender.name}: {group}: processes {gone} have ended")
+            self._note(f"{running.contender.name}: {group}", f"processes {gone} have ended")
 
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+    def _note(self, where: str, what: str) -> None:
+        self._notes[where].append(what)
+
+    @property
+    def notes(self) -> list[str]:
+        """What went wrong; of each place the first, and how often."""
+        return [
+            f"{where}: {seen[0]}" + (f" ({len(seen)} times such)" if len(seen) > 1 else "")
+            for where, seen in self._notes.items()
+        ]
 
 
 def run(args: argparse.Namespace, directory: Path) -> int:

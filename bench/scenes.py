@@ -15,7 +15,8 @@ PLAIN = ("haproxy", "haproxy splice")
 RECIPE = ("haproxy rdp",)
 
 RDP_PROXY = "rdp-proxy"
-_CARRIERS = ("direct", *PLAIN, "nginx", RDP_PROXY)
+_OWN = ("rdp-proxy before", RDP_PROXY)
+_CARRIERS = ("direct", *PLAIN, "nginx", *_OWN)
 
 IDLE_COUNTS = (2_000, 9_500)
 IDLE_CPU_COUNT = 5_000
@@ -173,6 +174,12 @@ def _mix() -> Scene:
                 _per_second("system_cpu_s", 100),
             ),
             (
+                Metric("mix.ours_percent", "CPU, proxy and load", "% core"),
+                lambda result: (
+                    100 * (result["proxy_cpu_s"] + result["load_cpu_s"]) / result["seconds"]
+                ),
+            ),
+            (
                 Metric("mix.cpu_percent", "CPU, proxy", "% core"),
                 _per_second("proxy_cpu_s", 100),
             ),
@@ -196,7 +203,7 @@ def _rate(sources: int, label: str) -> Scene:
         ("rate", "--connections", "64", "--sources", str(sources)),
         0.4,
         1.5,
-        ("direct", "haproxy", *RECIPE, "nginx", RDP_PROXY, "rdp-proxy quiet"),
+        ("direct", "haproxy", *RECIPE, "nginx", *_OWN, "rdp-proxy quiet"),
         (
             (
                 Metric(f"{key}.per_s", label, "1/s", True, Bar(0.5), 0, RECIPE),
@@ -222,7 +229,7 @@ SCENES = (
 )
 
 # The idle scene is not played by the load alone: see rounds.py.
-IDLE_CONTENDERS = ("direct", "haproxy", "nginx", RDP_PROXY)
+IDLE_CONTENDERS = ("direct", "haproxy", "nginx", *_OWN)
 IDLE_METRICS = (
     *(
         metric
