@@ -50,7 +50,7 @@ _RDP = """\
 
 
 class StartError(Exception):
-    """A contender did not answer in time; the message holds the end of its log."""
+    """A contender did not answer in time; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def running(contender: Contender, directory: Path, files: int) -> Iterator[Runni
             start_new_session=True,
         )
     try:
-        _until_it_answers(contender, child, log)
+        _until_it_answers(child, log)
         yield Running(contender, processes.family(child.pid), log)
     finally:
         _kill(child)
@@ -197,7 +197,7 @@ def configuration(contender: Contender, directory: Path, files: int) -> str:
     )
 
 
-def _until_it_answers(contender: Contender, child: subprocess.Popen[bytes], log: Path) -> None:
+def _until_it_answers(child: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while child.poll() is None and time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection((PROXY, PORT), timeout=1) as sock:
@@ -206,7 +206,7 @@ def _until_it_answers(contender: Contender, child: subprocess.Popen[bytes], log:
             if sock.recv(1) == b"\x03":
                 return
         time.sleep(0.02)
-    raise StartError(f"{contender.name} does not answer: {log.read_text()[-500:]}")
+    raise StartError(f"it does not answer: {log.read_text()[-500:]}")
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
