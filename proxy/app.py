@@ -91,9 +91,7 @@ class Front:
         node = socket.gethostname()
         timeouts = settings.timeouts
         self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
-        self.shared = SharedSources(
-            settings.affinity.shared_after, self.table, self.pools, self.pins.touch_soon
-        )
+        self.shared = SharedSources(settings.affinity.shared_after, self.pools)
         self.table.watchers += [self.pins, self.shared]
         self.placer = Placer(
             store,

@@ -21,30 +21,35 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class AffinityKey:
-    """The keys of one connection.
+    """Under what a connection is filed.
 
     Attributes:
         primary: what its pin is filed under; None: it is not pinned at all.
         latest: second entry that follows the newest pin of the source, for connections of the
             same client that come without a user name.
+        own: the user's own entry beside that of his source. It counts first where it is there:
+            so people who turn out to share a source can be told apart without losing anybody.
     """
 
     primary: str | None
     latest: str | None = None
+    own: str | None = None
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """All entries that speak of the connection, the primary first."""
+        return tuple(name for name in (self.primary, self.latest, self.own) if name is not None)
+
+    def by_own(self) -> AffinityKey:
+        """The same with the user's own entry as its primary; the source's stands beside it."""
+        return AffinityKey(self.own, own=self.primary)
 
 
 NO_KEY = AffinityKey(None)
 
 
-def affinity_key(
-    affinity: PoolAffinity, source: IPAddress, user: str | None, *, crowded: bool = False
-) -> AffinityKey:
-    """The keys of a connection from `source`, whose cookie names `user` (raw, or None).
-
-    Args:
-        crowded: the source turned out to be many people: they are told apart by user where they
-            say who they are.
-    """
+def affinity_key(affinity: PoolAffinity, source: IPAddress, user: str | None) -> AffinityKey:
+    """The keys of a connection from `source`, whose cookie names `user` (raw, or None)."""
     if affinity.key is AffinityKeyKind.NONE:
         return NO_KEY
     by_source = f"source:{network_text(affinity, source)}"
@@ -53,12 +58,13 @@ def affinity_key(
     if name is None:
         return NO_KEY if shared else AffinityKey(by_source)
     if affinity.key is AffinityKeyKind.USER:
-        return AffinityKey(f"user:{name}", None if shared else by_source)
-    if shared or (crowded and affinity.key is AffinityKeyKind.SOURCE):
-        return AffinityKey(f"{by_source} user:{name}")
+        return AffinityKey(f"user:{name}", latest=None if shared else by_source)
+    by_both = f"{by_source} user:{name}"
+    if shared:
+        return AffinityKey(by_both)
     if affinity.key is AffinityKeyKind.SOURCE:
-        return AffinityKey(by_source)
-    return AffinityKey(f"{by_source} user:{name}", by_source)
+        return AffinityKey(by_source, own=by_both)
+    return AffinityKey(by_both, latest=by_source)
 
 
 def normal_user(user: str | None) -> str | None:

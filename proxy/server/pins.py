@@ -50,7 +50,6 @@ class PinKeeper:
     wall: Callable[[], float]
     _settling: list[tuple[float, int]] = field(default_factory=list)
     _ended: list[Established] = field(default_factory=list)
-    _soon: list[Established] = field(default_factory=list)
 
     async def run(self) -> None:
         """One tick after the other, for ever."""
@@ -69,9 +68,8 @@ class PinKeeper:
 
     async def tick(self, round_: Iterable[Established]) -> None:
         """Touch the rows whose turn it is, those that just settled, and those that ended."""
-        live = [*round_, *self._just_settled(), *self._soon]
+        live = [*round_, *self._just_settled()]
         ended = list(self._ended)
-        self._soon.clear()
         self._ended.clear()
         touches = {
             (key, row.record.host): Touch(key, row.record.host or "", self._ttl_s(row))
@@ -109,10 +107,6 @@ class PinKeeper:
             self.observer.pin_moved(key.pool, "token")
             connection = f"{row.record.id:016x}"  # its lines say who it is, as far as they may
             log.info("pin_moved", extra={"id": connection, "pool": key.pool, "to": host})
-
-    def touch_soon(self, row: Established) -> None:
-        """Touch it with the next tick."""
-        self._soon.append(row)
 
     def _compare(self, row: Established, pins: dict[PinKey, str]) -> None:
         """Nodes that had to place without the table may have disagreed: the table wins, counted

@@ -90,22 +90,9 @@ class Placer:
         token = visit.token
         named = visit.routes.named_by(token) if token is not None else None
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
-        visit.key = affinity_key(
-            visit.pool.settings.affinity,
-            visit.source,
-            visit.request.user,
-            crowded=self.crowded(visit.record.client.host),
-        )
-        pin: str | None = None
-        balance: Balance | None = None
-        keys = visit.pin_keys()
-        if keys and named is None:
-            try:
-                found = await self.store.get(keys[0])
-                pin = found.host if found else None
-            except StoreError:
-                self._away(visit)
-                pin, balance = self.known(keys[0]), Balance.HASH
+        visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
+        pin = await self._look_up(visit) if named is None else None
+        balance = Balance.HASH if visit.table_was_away else None
         learned = await self.learned.host_of(visit)
         decision = decide(
             Question(visit.routes, visit.pool, token, visit.key.primary, learned, pin, balance)
@@ -116,6 +103,29 @@ class Placer:
         if record.fate is not TokenFate.HOST_DOWN:  # what became of it stays said
             record.fate = decision.fate
         return decision, pin
+
+    async def _look_up(self, visit: Visit) -> str | None:
+        """The host that the affinity table names; what this node knows, while the table is away.
+
+        A user's own entry counts before his source's. A source that turned out to be many people
+        says nothing of somebody who has no entry yet.
+        """
+        key = visit.key
+        if key.own is not None:
+            pin = await self._pinned(visit, key.own)
+            if pin is not None or self.crowded(visit.record.client.host):
+                visit.key = key.by_own()
+                return pin
+        return await self._pinned(visit, key.primary) if key.primary is not None else None
+
+    async def _pinned(self, visit: Visit, name: str) -> str | None:
+        key = PinKey(visit.pool.name, name)
+        try:
+            pin = await self.store.get(key)
+        except StoreError:
+            self._away(visit)
+            return self.known(key)
+        return pin.host if pin else None
 
     async def _follow_token(self, visit: Visit, decision: Decision) -> Placed | None:
         """Dial the token's host, again and again for `token.wait`, whatever health says of it.
@@ -143,7 +153,8 @@ class Placer:
                 raise LimitError(Cause.TOKEN_HOST_DOWN, detail) from error
             if visit.record.fate is TokenFate.HOST_DOWN:
                 visit.record.fate = TokenFate.HONOURED
-            await self._seed(visit, host)
+            # It routes its own connection, and is a pin only for who has none.
+            await self._seed(visit, host, visit.key.entries)
             return placed
 
     async def _walk(self, visit: Visit, decision: Decision, pin: str | None) -> Placed | None:
@@ -178,7 +189,7 @@ class Placer:
                     visit.record.reason = Reason.REPINNED
                     visit.record.repin_cause = RepinCause.REFUSED
                 continue
-            await self._note_latest(visit, host)
+            await self._note(visit, host)
             return placed
         return None
 
@@ -210,23 +221,26 @@ class Placer:
             return host.name
         return pin.host
 
-    async def _seed(self, visit: Visit, host: Host) -> None:
-        """A token sets the pin only where none is in force: it routes its own connection."""
+    async def _seed(self, visit: Visit, host: Host, names: tuple[str, ...]) -> None:
+        """Set entries where no pin is in force, and leave alone those that say otherwise."""
         ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
-        touches = [Touch(key, host.name, ttl_s) for key in visit.pin_keys()]
+        touches = [Touch(PinKey(visit.pool.name, name), host.name, ttl_s) for name in names]
         try:
             await self.store.touch(self.node, touches)
         except StoreError:
             self._away(visit)
 
-    async def _note_latest(self, visit: Visit, host: Host) -> None:
-        """Let the source's own entry follow its newest pin, for connections without a user."""
-        if visit.key.latest is None:
+    async def _note(self, visit: Visit, host: Host) -> None:
+        """Keep the entries beside the primary in step with where the client was placed."""
+        key = visit.key
+        if key.own is not None:
+            await self._seed(visit, host, (key.own,))
+        if key.latest is None:
             return
-        key = PinKey(visit.pool.name, visit.key.latest)
         ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
+        latest = PinKey(visit.pool.name, key.latest)
         try:
-            await self.store.assign(key, host.name, ttl_s=ttl_s)
+            await self.store.assign(latest, host.name, ttl_s=ttl_s)
         except StoreError:
             self._away(visit)
 

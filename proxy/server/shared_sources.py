@@ -1,8 +1,9 @@
 """Sources that turn out to be shared: many people behind one address, whom nobody told us of.
 
 Pinned by source alone they would all be on one host. A source with more live connections than
-`affinity.shared_after` is treated by source and user from then on, where there is a user. Those
-who are connected keep their host: their own pins are seeded at that moment.
+`affinity.shared_after` is taken for many people from then on: who names a user and is not known yet
+is balanced, and pinned by source and user. Everybody else keeps the host: people have had entries
+of their own beside their source's all the time (`AffinityKey.own`).
 
 Each node goes by what it sees, and keeps to it while it runs: a source that empties at night is
 still the same office in the morning.
@@ -13,12 +14,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from proxy.affinity.store import PinKey
-from proxy.routing.key import affinity_key, is_within
+from proxy.routing.key import is_within
 from proxy.routing.pool import Pool
-from proxy.server.table import ConnectionTable, Established
+from proxy.server.table import Established
 
 log = logging.getLogger(__name__)
 
@@ -30,20 +30,11 @@ class SharedSources:
 
     Args:
         after: how many are still one person; None: never look.
-        touch_soon: told of connections whose new pins are to be seeded.
     """
 
-    def __init__(
-        self,
-        after: int | None,
-        table: ConnectionTable,
-        pools: Mapping[str, Pool],
-        touch_soon: Callable[[Established], None],
-    ) -> None:
+    def __init__(self, after: int | None, pools: Mapping[str, Pool]) -> None:
         self._after = after
-        self._table = table
         self._pools = pools
-        self._touch_soon = touch_soon
         self._live: Counter[str] = Counter()
         self._shared: OrderedDict[str, None] = OrderedDict()
 
@@ -82,17 +73,3 @@ class SharedSources:
         advice = "if this is an RD Gateway or a NAT, list it in shared_sources of the pool"
         fields = {"source": source, "connections": self._live[source], "advice": advice}
         log.warning("source_shared", extra=fields)
-        for row in list(self._table.rows.values()):
-            if row.record.client.host == source:
-                self._tell_apart(row)
-
-    def _tell_apart(self, row: Established) -> None:
-        pool = self._pools.get(row.record.pool or "")
-        if pool is None:
-            return
-        address = ipaddress.ip_address(row.record.client.host)
-        key = affinity_key(pool.settings.affinity, address, row.record.user, crowded=True)
-        if key.primary is not None:
-            primary = PinKey(pool.name, key.primary)
-            self._table.rekey(row, tuple(dict.fromkeys((primary, *row.keys))))
-            self._touch_soon(row)

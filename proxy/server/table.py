@@ -83,12 +83,6 @@ class ConnectionTable:
         for watcher in self.watchers:
             watcher.gone(row)
 
-    def rekey(self, row: Established, keys: tuple[PinKey, ...]) -> None:
-        """Other pins speak of this connection from now on."""
-        self._unfile(row)
-        row.keys = keys
-        self._file(row)
-
     def of_key(self, key: PinKey) -> list[Established]:
         """The live connections that a pin speaks of, oldest first."""
         return list(self._by_key[key].values()) if key in self._by_key else []
@@ -155,7 +149,7 @@ class ConnectionTable:
         if pool is not None:
             names = affinity_key(pool.settings.affinity, source, record.user)
             record.key = names.primary
-            keys = tuple(PinKey(pool.name, name) for name in (names.primary, names.latest) if name)
+            keys = tuple(PinKey(pool.name, name) for name in names.entries)
         row = Established(record, host, keys)
         if host is not None:
             host.live += 1

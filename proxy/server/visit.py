@@ -35,8 +35,7 @@ class Visit:
 
     def pin_keys(self) -> tuple[PinKey, ...]:
         """Every entry of the affinity table that speaks of this client, the primary first."""
-        names = (self.key.primary, self.key.latest)
-        return tuple(PinKey(self.pool.name, name) for name in names if name is not None)
+        return tuple(PinKey(self.pool.name, name) for name in self.key.entries)
 
 
 @dataclass(frozen=True, slots=True)

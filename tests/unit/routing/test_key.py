@@ -42,7 +42,8 @@ def key_of(
 def test_the_kind_of_key_says_what_counts(
     kind: str, user: str | None, primary: str | None, latest: str | None
 ) -> None:
-    assert key_of(kind, user=user) == AffinityKey(primary, latest)
+    key = key_of(kind, user=user)
+    assert (key.primary, key.latest) == (primary, latest)
 
 
 @pytest.mark.parametrize("kind", ["source", "user", "source_and_user"])
@@ -54,13 +55,14 @@ def test_a_shared_source_is_never_a_key_by_itself(kind: str) -> None:
     assert named.latest is None
 
 
-def test_a_crowded_source_is_told_apart_by_user_where_there_is_one() -> None:
-    affinity = PoolAffinity(key=AffinityKeyKind.SOURCE)
-    named = affinity_key(affinity, ALICE, "Bob", crowded=True)
-    assert named == AffinityKey("source:203.0.113.7 user:bob")
-    assert affinity_key(affinity, ALICE, None, crowded=True) == key_of("source")
-    by_user = PoolAffinity(key=AffinityKeyKind.USER)
-    assert affinity_key(by_user, ALICE, "bob", crowded=True) == key_of("user", user="bob")
+def test_a_user_has_an_entry_of_his_own_beside_that_of_his_source() -> None:
+    key = key_of("source", user="Alice")
+    own = "source:203.0.113.7 user:alice"
+    assert key == AffinityKey("source:203.0.113.7", own=own)
+    assert key.entries == ("source:203.0.113.7", own)
+    assert key.by_own().entries == (own, "source:203.0.113.7")
+    assert key_of("source_and_user", user="alice").own is None
+    assert NO_KEY.entries == ()
 
 
 def test_an_ipv6_client_is_known_by_its_network() -> None:

@@ -181,9 +181,3 @@ async def test_what_nodes_could_not_agree_on_is_counted_once_and_nothing_moves(k
         await k.tick([row, same])
     assert k.observed.disagreed == ["desktops"]
     assert await k.host() == "a"
-
-
-async def test_a_connection_may_be_touched_before_its_turn(k: Keeping) -> None:
-    k.keeper.touch_soon(k.connect("a"))
-    await k.tick()
-    assert await k.host() == "a"

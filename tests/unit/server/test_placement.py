@@ -257,3 +257,35 @@ async def test_the_sources_own_entry_follows_its_newest_pin() -> None:
         assert nobody.host == bob.host
         alice = await farm.place(line=b"Cookie: mstshash=ALICE ")
         assert (alice.reason, alice.host) == (Reason.PIN, "a")
+
+
+async def test_who_was_here_before_a_source_became_crowded_keeps_the_host() -> None:
+    async with stage("answer", "answer", "answer") as farm:
+        lines = [b"Cookie: mstshash=user%d" % user for user in range(12)]
+        before = [(await farm.place(line=line)).host for line in lines]
+        assert len(set(before)) == 1
+        farm.crowds.add("203.0.113.7")
+        assert [(await farm.place(line=line)).host for line in lines] == before
+        nobody = await farm.place()
+        assert nobody.host == before[0]
+
+
+async def test_a_newcomer_to_a_crowded_source_does_not_move_those_without_a_name() -> None:
+    async with stage("answer", "answer", "answer") as farm:
+        first = await farm.place()
+        farm.crowds.add("203.0.113.7")
+        newcomers = {
+            (await farm.place(line=b"Cookie: mstshash=new%d" % user)).host for user in range(9)
+        }
+        assert len(newcomers) == 3
+        assert (await farm.place()).host == first.host
+
+
+async def test_a_user_who_is_new_to_a_quiet_source_follows_its_pin() -> None:
+    async with stage("answer", "answer", "answer") as farm:
+        first = await farm.place()
+        named = await farm.place(line=b"Cookie: mstshash=anna")
+        assert (named.reason, named.host) == (Reason.PIN, first.host)
+        own = await farm.store.get(PinKey("desktops", "source:203.0.113.7 user:anna"))
+        assert own is not None
+        assert own.host == first.host
