@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
 
 from proxy.errors import Cause, Side
+from proxy.relay.pipes import Pipe
 
 OUTSIDE = -1  # in place of an interest: not in the epoll set
 _RESET = struct.pack("ii", 1, 0)
@@ -25,12 +27,29 @@ _CAUSES = {
 }
 
 
+class Leftover:
+    """Copied bytes that a leg has not taken yet."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, data: bytes) -> None:
+        self._view = memoryview(data)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def drain(self, fd: int) -> None:
+        """Give a socket what it takes. Raises OSError as send(2) does."""
+        self._view = self._view[os.write(fd, self._view) :]
+
+
 class Leg:
     """One end of a connection.
 
     Attributes:
         interest: what epoll is asked for; OUTSIDE where the leg is not in its set.
         hung: it hung up or failed while it could not be read.
+        large_reads: so many in a row; at BULK_READS (proxy/relay/pump.py) this end is in bulk.
         pending: bytes of the other leg that this one has not taken yet.
         received: how many bytes came from this end.
         reading: its end of stream was not seen yet.
@@ -45,6 +64,7 @@ class Leg:
         "finished",
         "hung",
         "interest",
+        "large_reads",
         "peer",
         "pending",
         "reading",
@@ -59,9 +79,10 @@ class Leg:
         self.side = side
         self.fd = fd
         self.received = received
+        self.large_reads = 0
         self.interest = OUTSIDE
         self.hung = False
-        self.pending: memoryview | None = None
+        self.pending: Leftover | Pipe | None = None
         self.reading = True
         self.finished = False
         self.failure: Cause | None = None

@@ -4,6 +4,8 @@ A connection has two legs, the client's and the server's. What is read from one 
 other at once; what that leg does not take waits in `Leg.pending`, and the source is not read until
 it is gone: so a direction holds at most one buffer, and an idle connection none. A small message
 costs three system calls: epoll_wait, readv, write. Byte counts, activity and time-outs cost none.
+After a few large reads a direction is in bulk: its bytes go through a pipe (proxy/relay/pipes.py)
+until little comes at once. An event moves at most one buffer or pipe: a download holds nobody up.
 
 How a connection ends:
 - A leg that has sent its end is not read any more; after the flush the other leg is told by
@@ -13,18 +15,12 @@ How a connection ends:
   SIOCOUTQ), for a few seconds at most. A reset that answers an earlier end is not the cause: the
   ending is then `closed`, by the side that ended first.
 - Time-outs, the operator and faults of our own close both legs.
-
-Traps (epoll(7)): EPOLLHUP and EPOLLERR come whatever the interest is, so a leg that may not be read
-now is taken out of the set until it may. Descriptors are closed after the batch: a number that is
-used again within one batch would get the old socket's events. They are taken out of the set
-explicitly, because the front may still hold a copy, which keeps the socket in it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 import time
 import traceback
 from collections.abc import Callable
@@ -32,8 +28,8 @@ from collections.abc import Callable
 from proxy.errors import Cause, Side
 from proxy.relay.deadlines import Deadlines
 from proxy.relay.legs import (
-    OUTSIDE,
     Connection,
+    Leftover,
     Leg,
     cause_of,
     close_by_reset,
@@ -41,17 +37,20 @@ from proxy.relay.legs import (
     send_end,
     unacknowledged,
 )
+from proxy.relay.pipes import Pipe, PipePool
+from proxy.relay.watch import HUNG, OUT, Watch
 
 BUFFER_BYTES = 128 * 1024
+BULK_BYTES = 32 * 1024  # at once; from about half of that on, splice is cheaper than copying
+BULK_READS = 3  # in a row
+LITTLE_BYTES = 8 * 1024  # at once: no bulk any more
 LINGER_S = 5.0
 TICK_S = 1.0
 _LINGER_POLL_S = 0.02
 _BATCH = 1024
-_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
-_HUNG = select.EPOLLHUP | select.EPOLLERR
 
 
-class Pump:
+class Pump(Watch):
     """The loop. Everything happens within `step`, in the order of the events.
 
     Args:
@@ -69,22 +68,19 @@ class Pump:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self.connections: dict[int, Connection] = {}
         self._on_ended = on_ended
         self._on_progress = on_progress
         self._clock = clock
         self._now = clock()
-        self._epoll = select.epoll()
         self._view = memoryview(bytearray(BUFFER_BYTES))
         self._buffers = [self._view]
-        self._doors: dict[int, Callable[[], None]] = {}
-        self._legs: dict[int, Leg] = {}
+        self._pipes = PipePool()
         self._changed: list[Connection] = []
         self._tick_at = 0.0
         self._deadlines = Deadlines(self.connections)
         self._lingering: dict[Leg, float] = {}
-        self._doomed: list[int] = []
-        self._buried: list[Leg] = []
 
     def add(self, connection: Connection) -> None:
         """Carry a connection from now on; its descriptors are the pump's."""
@@ -109,21 +105,6 @@ class Pump:
             if leg.fd in self._legs:
                 self._forget(leg)
 
-    def open_door(self, fd: int, call: Callable[[], None]) -> None:
-        """Call when `fd` is readable or hung up, or writable where `want_to_write` says so."""
-        self._doors[fd] = call
-        self._epoll.register(fd, _IN)
-
-    def want_to_write(self, fd: int, wanted: bool) -> None:
-        """Whether a door is called when it is writable, too."""
-        self._epoll.modify(fd, _IN | _OUT if wanted else _IN)
-
-    def close_door(self, fd: int) -> None:
-        """No more calls; `fd` is closed after this batch."""
-        del self._doors[fd]
-        self._epoll.unregister(fd)
-        self._doomed.append(fd)
-
     def step(self) -> None:
         """Wait for events, and handle one batch of them."""
         events = self._epoll.poll(self._patience(), _BATCH)
@@ -137,11 +118,11 @@ class Pump:
                     door()
                 continue
             try:
-                if event & _OUT:
+                if event & OUT:
                     self._flush(leg)
                     if fd not in legs:
                         continue
-                if event & ~_OUT:
+                if event & ~OUT:
                     self._incoming(leg, event)
             except Exception:  # noqa: BLE001 - a fault in one connection must not end the others
                 traceback.print_exc()
@@ -155,8 +136,10 @@ class Pump:
     def _incoming(self, leg: Leg, event: int) -> None:
         peer = leg.peer
         if not leg.reading or peer.pending is not None:
-            if event & _HUNG:
+            if event & HUNG:
                 self._hung(leg)
+            return
+        if leg.large_reads >= BULK_READS and self._incoming_bulk(leg, peer):
             return
         try:
             size = os.readv(leg.fd, self._buffers)
@@ -169,6 +152,7 @@ class Pump:
             self._finish(leg)
             return
         leg.received += size
+        leg.large_reads = leg.large_reads + 1 if size >= BULK_BYTES else 0
         if not leg.connection.changed:
             self._note(leg.connection)
         try:
@@ -179,15 +163,53 @@ class Pump:
             self._write_failed(peer, cause_of(error))
             return
         if sent < size:
-            peer.pending = memoryview(bytes(self._view[sent:size]))
+            peer.pending = Leftover(bytes(self._view[sent:size]))
             self._arm(peer)
             self._arm(leg)
+
+    def _incoming_bulk(self, leg: Leg, peer: Leg) -> bool:
+        """The same through a pipe. False where there is none: nothing was done then."""
+        pipe = self._pipes.take()
+        if pipe is None:
+            return False
+        peer.pending = pipe  # its owner, whatever happens from here on
+        try:
+            size = pipe.fill(leg.fd)
+        except OSError as error:
+            self._release(peer)
+            if self._pipes.refused(error):
+                return False
+            if not isinstance(error, BlockingIOError):
+                self._break(leg, cause_of(error))
+            return True
+        if not size:
+            self._release(peer)
+            self._finish(leg)
+            return True
+        leg.received += size
+        if size < LITTLE_BYTES:
+            leg.large_reads = 0
+        if not leg.connection.changed:
+            self._note(leg.connection)
+        try:
+            pipe.drain(peer.fd)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._write_failed(peer, cause_of(error))
+            return True
+        if pipe.held:
+            self._arm(peer)
+            self._arm(leg)
+        else:
+            self._release(peer)
+        return True
 
     def _flush(self, leg: Leg) -> None:
         if leg.pending is None:
             return  # the event is stale
         try:
-            sent = os.write(leg.fd, leg.pending)
+            leg.pending.drain(leg.fd)
         except BlockingIOError:
             return
         except OSError as error:
@@ -198,10 +220,9 @@ class Pump:
             return
         if not leg.connection.changed:
             self._note(leg.connection)
-        if sent < len(leg.pending):
-            leg.pending = leg.pending[sent:]
+        if len(leg.pending):
             return
-        leg.pending = None
+        self._release(leg)
         self._arm(leg)
         if leg.connection.ended:
             return  # survives a reset: see _keep_time
@@ -209,6 +230,12 @@ class Pump:
             self._arm(leg.peer)
         else:
             self._pass_end_on(leg.peer)
+
+    def _release(self, leg: Leg) -> None:
+        """Nothing is pending there any more."""
+        pending, leg.pending = leg.pending, None
+        if isinstance(pending, Pipe):
+            self._pipes.give_back(pending)
 
     def _note(self, connection: Connection) -> None:
         """It is active; told with the next tick."""
@@ -265,7 +292,7 @@ class Pump:
 
     def _write_failed(self, leg: Leg, cause: Cause) -> None:
         """It takes nothing more, but what it sent before is still to be read."""
-        leg.pending = None
+        self._release(leg)
         leg.failure = cause
         leg.peer.reading = False
         if leg.reading:
@@ -301,40 +328,9 @@ class Pump:
 
     def _forget(self, leg: Leg) -> None:
         """Close it, after this batch."""
-        if leg.interest != OUTSIDE:
-            self._epoll.unregister(leg.fd)
-            leg.interest = OUTSIDE
-        del self._legs[leg.fd]
-        leg.pending = None
+        self._release(leg)
         self._lingering.pop(leg, None)
-        self._doomed.append(leg.fd)
-        self._buried.append(leg)
-
-    def _bury(self) -> None:
-        for fd in self._doomed:
-            os.close(fd)
-        for leg in self._buried:
-            del leg.peer, leg.connection  # no cycle stays for a collector that is off
-        self._doomed.clear()
-        self._buried.clear()
-
-    def _arm(self, leg: Leg) -> None:
-        """Ask epoll for what the leg's state wants."""
-        interest = _OUT if leg.pending is not None else 0
-        if leg.reading and leg.peer.pending is None:
-            interest |= _IN
-            leg.hung = False
-        if leg.hung:
-            interest = OUTSIDE  # or epoll would tell it again and again
-        if interest == leg.interest:
-            return
-        if interest == OUTSIDE:
-            self._epoll.unregister(leg.fd)
-        elif leg.interest == OUTSIDE:
-            self._epoll.register(leg.fd, interest)
-        else:
-            self._epoll.modify(leg.fd, interest)
-        leg.interest = interest
+        self._abandon(leg)
 
     # Time
 
@@ -342,14 +338,15 @@ class Pump:
         if self._lingering:
             return _LINGER_POLL_S
         due = self._deadlines.first()
-        if self._changed and (due is None or self._tick_at < due):
+        if (self._changed or self._pipes.has_free) and (due is None or self._tick_at < due):
             due = self._tick_at
         return -1 if due is None else max(0.0, due - self._clock())
 
     def _keep_time(self) -> None:
         now = self._now
-        if self._changed and now >= self._tick_at:
+        if (self._changed or self._pipes.has_free) and now >= self._tick_at:
             self._tick_at = now + TICK_S
+            self._pipes.trim()
             for connection in self._changed:
                 connection.active_at = now
                 connection.changed = False

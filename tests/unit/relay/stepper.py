@@ -77,17 +77,17 @@ def carry(
     return client, server, connection
 
 
-def fill(pump: Stepper, source: socket.socket) -> int:
+def fill(pump: Stepper, source: socket.socket, byte: bytes = b"\0") -> int:
     """Send until nobody on the way takes any more; how many bytes."""
     source.setblocking(False)
     sent = 0
     while True:
         try:
-            sent += source.send(bytes(1 << 20))
+            sent += source.send(byte * (1 << 20))
         except BlockingIOError:
             pump.settle()
             try:
-                sent += source.send(b"x")
+                sent += source.send(byte)
             except BlockingIOError:
                 break
     source.settimeout(PATIENCE_S)
@@ -98,7 +98,9 @@ def drain(pump: Stepper, sink: socket.socket, parts: list[int] | None = None) ->
     """Read to the end while the pump turns; how many bytes. `parts` has them even at a reset."""
     parts = [] if parts is None else parts
     sink.setblocking(False)
+    deadline = time.monotonic() + PATIENCE_S
     while True:
+        assert time.monotonic() < deadline, "the end does not come"
         pump.step()
         try:
             part = sink.recv(1 << 20)
