@@ -91,7 +91,9 @@ class Front:
         node = socket.gethostname()
         timeouts = settings.timeouts
         self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
-        self.shared = SharedSources(settings.affinity.shared_after, self.pools)
+        self.shared = SharedSources(
+            settings.affinity.shared_after, self.pools, store, loop.time
+        )
         self.table.watchers += [self.pins, self.shared]
         self.placer = Placer(
             store,
@@ -101,7 +103,7 @@ class Front:
             self.observers,
             LearnedTokens(store, self.observers, loop.time),
             self.table.host_of,
-            self.shared.holds,
+            self.shared,
         )
         # Ids are unique among all fronts whose connections one relay may hold.
         ids = itertools.count(int.from_bytes(os.urandom(4)) << 32)

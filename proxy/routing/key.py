@@ -27,8 +27,8 @@ class AffinityKey:
         primary: what its pin is filed under; None: it is not pinned at all.
         latest: second entry that follows the newest pin of the source, for connections of the
             same client that come without a user name.
-        own: the user's own entry beside that of his source. It counts first where it is there:
-            so people who turn out to share a source can be told apart without losing anybody.
+        own: the user's own entry beside that of his source. It follows the source's until the
+            source turns out to be many people, and is what tells them apart then.
     """
 
     primary: str | None
@@ -41,8 +41,8 @@ class AffinityKey:
         return tuple(name for name in (self.primary, self.latest, self.own) if name is not None)
 
     def by_own(self) -> AffinityKey:
-        """The same with the user's own entry as its primary; the source's stands beside it."""
-        return AffinityKey(self.own, own=self.primary)
+        """The key of somebody whose source is many people."""
+        return AffinityKey(self.own)
 
 
 NO_KEY = AffinityKey(None)

@@ -21,6 +21,7 @@ from proxy.routing.pool import Host
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
 from proxy.server.record import Observer, Phase
+from proxy.server.shared_sources import SharedSources
 from proxy.server.visit import Placed, Visit
 from proxy.settings import Balance, HostDown, TimeoutSettings
 
@@ -35,7 +36,7 @@ class Placer:
 
     Attributes:
         known: the host of a client's live connections here, for when the store is away.
-        crowded: whether a source turned out to be many people.
+        shared: the sources that turned out to be many people.
         held: how many clients wait for a host.
     """
 
@@ -46,7 +47,7 @@ class Placer:
     observer: Observer
     learned: LearnedTokens
     known: Callable[[PinKey], str | None]
-    crowded: Callable[[str], bool]
+    shared: SharedSources
     held: int = 0
     _hosts_turned: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -107,16 +108,19 @@ class Placer:
     async def _look_up(self, visit: Visit) -> str | None:
         """The host that the affinity table names; what this node knows, while the table is away.
 
-        A user's own entry counts before his source's. A source that turned out to be many people
-        says nothing of somebody who has no entry yet.
+        Where a source turned out to be many people, the user's own entry counts.
         """
-        key = visit.key
-        if key.own is not None:
-            pin = await self._pinned(visit, key.own)
-            if pin is not None or self.crowded(visit.record.client.host):
-                visit.key = key.by_own()
-                return pin
-        return await self._pinned(visit, key.primary) if key.primary is not None else None
+        if visit.key.own is not None and await self._is_shared(visit):
+            visit.key = visit.key.by_own()
+        name = visit.key.primary
+        return await self._pinned(visit, name) if name is not None else None
+
+    async def _is_shared(self, visit: Visit) -> bool:
+        try:
+            return await self.shared.hold(visit.pool.name, visit.record.client.host)
+        except StoreError:
+            self._away(visit)
+            return self.shared.knows(visit.record.client.host)
 
     async def _pinned(self, visit: Visit, name: str) -> str | None:
         key = PinKey(visit.pool.name, name)
@@ -153,8 +157,7 @@ class Placer:
                 raise LimitError(Cause.TOKEN_HOST_DOWN, detail) from error
             if visit.record.fate is TokenFate.HOST_DOWN:
                 visit.record.fate = TokenFate.HONOURED
-            # It routes its own connection, and is a pin only for who has none.
-            await self._seed(visit, host, visit.key.entries)
+            await self._seed(visit, host)
             return placed
 
     async def _walk(self, visit: Visit, decision: Decision, pin: str | None) -> Placed | None:
@@ -221,26 +224,21 @@ class Placer:
             return host.name
         return pin.host
 
-    async def _seed(self, visit: Visit, host: Host, names: tuple[str, ...]) -> None:
-        """Set entries where no pin is in force, and leave alone those that say otherwise."""
+    async def _seed(self, visit: Visit, host: Host) -> None:
+        """A token sets the pin only where none is in force: it routes its own connection."""
         ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
-        touches = [Touch(PinKey(visit.pool.name, name), host.name, ttl_s) for name in names]
+        touches = [Touch(key, host.name, ttl_s) for key in visit.pin_keys()]
         try:
             await self.store.touch(self.node, touches)
         except StoreError:
             self._away(visit)
 
     async def _note(self, visit: Visit, host: Host) -> None:
-        """Keep the entries beside the primary in step with where the client was placed."""
-        key = visit.key
-        if key.own is not None:
-            await self._seed(visit, host, (key.own,))
-        if key.latest is None:
-            return
+        """Let the entries beside the primary follow to where the client was placed."""
         ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
-        latest = PinKey(visit.pool.name, key.latest)
         try:
-            await self.store.assign(latest, host.name, ttl_s=ttl_s)
+            for key in visit.pin_keys()[1:]:
+                await self.store.assign(key, host.name, ttl_s=ttl_s)
         except StoreError:
             self._away(visit)
 

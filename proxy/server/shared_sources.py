@@ -1,12 +1,12 @@
 """Sources that turn out to be shared: many people behind one address, whom nobody told us of.
 
 Pinned by source alone they would all be on one host. A source with more live connections than
-`affinity.shared_after` is taken for many people from then on: who names a user and is not known yet
-is balanced, and pinned by source and user. Everybody else keeps the host: people have had entries
-of their own beside their source's all the time (`AffinityKey.own`).
+`affinity.shared_after` is taken for many people from then on: who names a user is pinned by source
+and user. Nobody loses his host over it, because the user's own entry has followed that of the
+source all the time (`AffinityKey.own`).
 
-Each node goes by what it sees, and keeps to it while it runs: a source that empties at night is
-still the same office in the morning.
+The affinity table tells the other nodes, which ask at most every few seconds a source; a node keeps
+to it while it runs: a source that empties at night is still the same office in the morning.
 """
 
 from __future__ import annotations
@@ -14,36 +14,78 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
+from proxy.affinity.store import AffinityStore, PinKey
 from proxy.routing.key import is_within
 from proxy.routing.pool import Pool
 from proxy.server.table import Established
 
 log = logging.getLogger(__name__)
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 _REMEMBERED = 10_000  # sources; the longest known goes first
+_ASK_AGAIN_S = 5.0
+_MARK = "-"  # in place of a host
 
 
 class SharedSources:
-    """Watches the table for sources with many live connections (TableWatcher).
+    """Watches the connections for sources with many of them (TableWatcher).
 
     Args:
         after: how many are still one person; None: never look.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, after: int | None, pools: Mapping[str, Pool]) -> None:
+    def __init__(
+        self,
+        after: int | None,
+        pools: Mapping[str, Pool],
+        store: AffinityStore,
+        clock: Callable[[], float],
+    ) -> None:
         self._after = after
         self._pools = pools
+        self._store = store
+        self._clock = clock
         self._live: Counter[str] = Counter()
         self._shared: OrderedDict[str, None] = OrderedDict()
+        self._untold: list[PinKey] = []
+        self._asked: OrderedDict[PinKey, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._shared)
 
-    def holds(self, source: str) -> bool:
-        """Whether this address turned out to be many people."""
+    def knows(self, source: str) -> bool:
+        """Whether this node has learned that an address is many people."""
         return source in self._shared
+
+    async def hold(self, pool: str, source: str) -> bool:
+        """Whether an address is many people, as far as any node knows.
+
+        Raises:
+            StoreError: the table did not say.
+        """
+        if self._after is None:
+            return False
+        while self._untold:
+            ttl_s = self._pools[self._untold[-1].pool].settings.affinity.ttl_s
+            await self._store.assign(self._untold[-1], _MARK, ttl_s=ttl_s)
+            self._untold.pop()
+        if source in self._shared:
+            return True
+        key = PinKey(pool, f"shared:{source}")
+        now = self._clock()
+        if now - self._asked.get(key, -_ASK_AGAIN_S) < _ASK_AGAIN_S:
+            return False
+        if await self._store.get(key) is None:
+            _remember(self._asked, key, now)
+            return False
+        _remember(self._shared, source, None)
+        return True
 
     def established(self, row: Established) -> None:
         """A connection came (TableWatcher)."""
@@ -52,7 +94,7 @@ class SharedSources:
         if self._after is None or self._live[source] <= self._after or source in self._shared:
             return
         if not self._is_declared(row):
-            self._turn(source)
+            self._turn(row)
 
     def gone(self, row: Established) -> None:
         """A connection ended (TableWatcher)."""
@@ -66,10 +108,16 @@ class SharedSources:
         source = ipaddress.ip_address(row.record.client.host)
         return pool is None or is_within(source, pool.settings.affinity.shared_sources)
 
-    def _turn(self, source: str) -> None:
-        self._shared[source] = None
-        if len(self._shared) > _REMEMBERED:
-            self._shared.popitem(last=False)
+    def _turn(self, row: Established) -> None:
+        source = row.record.client.host
+        _remember(self._shared, source, None)
+        self._untold.append(PinKey(row.record.pool or "", f"shared:{source}"))
         advice = "if this is an RD Gateway or a NAT, list it in shared_sources of the pool"
         fields = {"source": source, "connections": self._live[source], "advice": advice}
         log.warning("source_shared", extra=fields)
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)

@@ -79,10 +79,10 @@ def test_operations_says_what_to_do_about_every_alert() -> None:
 def test_operations_has_a_row_for_every_event_of_the_log() -> None:
     levels = r"\blog\.(?:info|warning|error|critical|exception|log)"
     logged = re.compile(levels + r'\(\s*(?:level,\s*)?"([a-z_]+)"')
-    sources = (ROOT / "proxy").rglob("*.py")
+    sources = list((ROOT / "proxy").rglob("*.py"))
     events = {event for path in sources for event in logged.findall(path.read_text())}
-    parent = (ROOT / "proxy" / "parent.py").read_text()
-    events |= set(re.findall(r'_say\("([a-z_]+)"', parent))
+    said = re.compile(r'\b(?:say|_tell)\((?:[\w.]+, )?"([a-z_]+)"')  # by the parent; of connections
+    events |= {event for path in sources for event in said.findall(path.read_text())}
     assert {"connection_placed", "connection_ended", "process_ended"} <= events
     assert events - rows(OPERATIONS) == set()
 

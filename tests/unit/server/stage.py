@@ -20,6 +20,8 @@ from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
 from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord
+from proxy.server.shared_sources import SharedSources
+from proxy.server.table import Established
 from proxy.server.visit import Visit
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings, TimeoutSettings
 from proxy.waits import READABLE, Waits
@@ -144,7 +146,7 @@ class Stage:
         self.store = store
         self.timeouts = TimeoutSettings(connect_s=1.0, answer_s=0.2, no_host_s=0.5)
         self.known: str | None = None
-        self.crowds: set[str] = set()
+        self.shared = SharedSources(8, {"desktops": self.pool}, store, Clock())
         self.placer = Placer(
             store,
             "node",
@@ -153,7 +155,7 @@ class Stage:
             self.observed,
             LearnedTokens(store, self.observed, Clock()),
             lambda _key: self.known,
-            self.crowds.__contains__,
+            self.shared,
         )
         self._numbers = iter(range(1, 10_000))
 
@@ -181,6 +183,14 @@ class Stage:
             ),
             far,
         )
+
+    def crowd(self, source: str = "203.0.113.7") -> None:
+        """Let a source turn out to be many people."""
+        at = Address(source, 1)
+        record = ConnectionRecord(0, "rdp", at, at, 0.0)
+        record.pool = "desktops"
+        for _ in range(9):
+            self.shared.established(Established(record, None, ()))
 
     async def place(self, **client: object) -> ConnectionRecord:
         """Place one client and let it go again; its record."""

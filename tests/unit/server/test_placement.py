@@ -237,7 +237,7 @@ async def test_while_the_table_is_away_clients_go_where_this_node_knows_them() -
 
 async def test_people_behind_a_crowded_source_have_their_own_pins() -> None:
     async with stage("answer", "answer") as farm:
-        farm.crowds.add("203.0.113.7")
+        farm.crowd()
         hosts = {
             user: (await farm.place(line=b"Cookie: mstshash=user%d" % user)).host
             for user in range(8)
@@ -264,7 +264,7 @@ async def test_who_was_here_before_a_source_became_crowded_keeps_the_host() -> N
         lines = [b"Cookie: mstshash=user%d" % user for user in range(12)]
         before = [(await farm.place(line=line)).host for line in lines]
         assert len(set(before)) == 1
-        farm.crowds.add("203.0.113.7")
+        farm.crowd()
         assert [(await farm.place(line=line)).host for line in lines] == before
         nobody = await farm.place()
         assert nobody.host == before[0]
@@ -273,7 +273,7 @@ async def test_who_was_here_before_a_source_became_crowded_keeps_the_host() -> N
 async def test_a_newcomer_to_a_crowded_source_does_not_move_those_without_a_name() -> None:
     async with stage("answer", "answer", "answer") as farm:
         first = await farm.place()
-        farm.crowds.add("203.0.113.7")
+        farm.crowd()
         newcomers = {
             (await farm.place(line=b"Cookie: mstshash=new%d" % user)).host for user in range(9)
         }
