@@ -83,6 +83,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     run = command("run", _run, "Run the proxy in the foreground.")
     run.add_argument("--config", required=True, metavar="FILE")
 
+    upgrade = command("upgrade", _upgrade, "Replace a running proxy by the installed version.")
+    upgrade.add_argument("--pid", type=int, help="of rdp-proxy run, where several of them run here")
+
     check = command("check", _check, "Read a configuration file and tell all of its problems.")
     check.add_argument("file", metavar="FILE")
 
@@ -135,6 +138,21 @@ def _run(args: argparse.Namespace) -> int:
     from proxy import parent
 
     return parent.run(["--config", args.config])
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    from proxy.upgrade_report import UpgradeError, request, running_parents
+
+    pids = running_parents() if args.pid is None else [args.pid]
+    if len(pids) != 1:
+        found = ", ".join(map(str, pids)) or "none"
+        raise CommandError(f"which process of rdp-proxy run? --pid tells it (found: {found})")
+    try:
+        request(pids[0])
+    except UpgradeError as error:
+        raise CommandError(f"not upgraded: {error}") from None
+    _say(f"upgraded: process {pids[0]} goes on as version {__version__}")
+    return OK
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -1,13 +1,16 @@
-"""Notifier: tells systemd that the product is ready, alive, or stopping (sd_notify(3)).
+"""What the parent tells: to systemd that the product is ready, alive, or stopping (sd_notify(3)),
+and to the log what befell its children.
 
-Only the main process speaks (NotifyAccess=main), so this is the parent's. Standard library only.
+Only the main process speaks to systemd (NotifyAccess=main). Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
+import sys
 import time
 
 
@@ -33,3 +36,11 @@ class Notifier:
         if now >= self.due_at:
             self.say("WATCHDOG=1")
             self.due_at = now + self._period_s
+
+
+def say(event: str, *, level: str = "warning", **fields: object) -> None:
+    """Write a line of the log; the parent has no logger."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = json.dumps({"time": at, "level": level, "event": event, **fields})
+    with contextlib.suppress(OSError):  # nobody reads it: no reason to end
+        print(line, file=sys.stderr, flush=True)  # noqa: T201

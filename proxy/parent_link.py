@@ -6,7 +6,7 @@ them). A configuration travels as a memory file, whatever its size.
 
 The parent starts a front with its signals blocked, so that none comes before its handlers stand:
 `run` lets them in. SIGINT stays blocked, because a terminal sends it to every process of the
-group; the parent passes it on as SIGTERM.
+group; the parent passes it on as SIGTERM. SIGUSR2 stays blocked because it is the parent's alone.
 """
 
 from __future__ import annotations
@@ -19,17 +19,23 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from proxy import channel
 from proxy.address import Address
 
 HEARTBEAT_S = 1.0
-PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
 
 _Answer = tuple[dict[str, object], int | None]  # what the parent said, and a descriptor
-RelayAttached = Callable[[int, int, socket.socket], None]
+
+
+class RelayAttached(Protocol):
+    """Called with a relay's index, its pid, the channel to it, and whether it takes nothing new."""
+
+    def __call__(self, index: int, pid: int, sock: socket.socket, *, retired: bool) -> None: ...
 
 
 class ParentLink:
@@ -37,11 +43,13 @@ class ParentLink:
 
     Args:
         control: the front's end of the channel; owned by the link.
-        on_relay: a relay's index, its pid and the channel to it, for each relay now and later.
+        on_relay: called for each relay, now and later.
+        on_retire: a newer front is ready: accept nobody any more, finish, and end.
         on_parent_gone: the parent has died: the front is to end at once.
 
     Attributes:
         last_configuration: what a front before this one left with `keep_configuration`.
+        is_upgrade: an older front serves still; the configuration is to be read anew.
     """
 
     def __init__(
@@ -49,12 +57,15 @@ class ParentLink:
         control: socket.socket,
         *,
         on_relay: RelayAttached,
+        on_retire: Callable[[], None],
         on_parent_gone: Callable[[], None],
     ) -> None:
         self.last_configuration: str | None = None
+        self.is_upgrade = False
         self._control = control
         self._control.setblocking(False)
         self._on_relay = on_relay
+        self._on_retire = on_retire
         self._on_parent_gone = on_parent_gone
         self._asked = 0
         self._answers: dict[int, asyncio.Future[_Answer]] = {}
@@ -109,6 +120,10 @@ class ParentLink:
         """The front accepts clients."""
         self._post({"act": "ready"})
 
+    def relay_ready(self, pid: int) -> None:
+        """A relay has told all of its rows, and is used."""
+        self._post({"act": "relay_ready", "pid": pid})
+
     def alive(self) -> None:
         """The loop turns. A front that is silent for ten seconds is killed and replaced."""
         if self._outbox:
@@ -157,8 +172,10 @@ class ParentLink:
             message = channel.receive(self._control)
         except EOFError:
             return  # `run` meets it again
-        if message is None or json.loads(message.data)["act"] != "greeting":
+        said = {} if message is None else json.loads(message.data)
+        if message is None or said.get("act") != "greeting":
             raise RuntimeError("the parent did not greet")
+        self.is_upgrade = bool(said.get("anew"))
         for fd in message.fds:
             with os.fdopen(fd, "rb") as file:
                 file.seek(0)
@@ -178,7 +195,11 @@ class ParentLink:
     def _hear(self, said: dict[str, object], fds: tuple[int, ...]) -> None:
         number, index, pid = said.get("number"), said.get("index"), said.get("pid")
         if said["act"] == "relay" and isinstance(index, int) and isinstance(pid, int) and fds:
-            self._on_relay(index, pid, channel.adopt(fds[0]))
+            retired = bool(said.get("retired"))
+            self._on_relay(index, pid, channel.adopt(fds[0]), retired=retired)
+            return
+        if said["act"] == "retire":
+            self._on_retire()
             return
         answer = self._answers.get(number) if isinstance(number, int) else None
         if answer is None or answer.done():

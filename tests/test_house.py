@@ -32,6 +32,7 @@ FOREIGN_WORDS = {
 TESTED_BY = {
     "proxy/affinity/store.py": "tests/unit/affinity/test_stores.py",
     "proxy/app.py": "tests/integration/test_main_job.py",
+    "proxy/front.py": "tests/integration/test_main_job.py",
     "proxy/errors.py": "tests/unit/config/test_loading.py",
     "proxy/views.py": "tests/integration/test_main_job.py",
     "proxy/server/visit.py": "tests/unit/server/test_placement.py",

@@ -30,6 +30,7 @@ _SILENT = logging.getLogger(f"{__name__}.aiohttp")
 _SILENT.setLevel(logging.CRITICAL)
 
 _REQUEST_TIMEOUT_S = 10.0
+_CHANGE_TIMEOUT_S = 60.0  # a change may have to go through the whole table
 _IDLE_TIMEOUT_S = 15.0
 _BACKLOG = 64
 _RENDERS_AT_ONCE = 4
@@ -62,13 +63,20 @@ def json_answer(value: object, status: int = 200) -> Answer:
 
 
 class HttpServer:
-    """Serves routes (path to handler, GET only) at one address or unix socket."""
+    """Serves routes at one address or unix socket.
+
+    A route is a path, which is read with GET, or a method and a path: `PUT /v1/pins`.
+    """
 
     def __init__(self, bind: Address | UnixPath, routes: Mapping[str, Handler]) -> None:
         self._bind = bind
         app = web.Application()
-        for path, handler in routes.items():
-            app.router.add_get(path, _adapt(handler))
+        for route, handler in routes.items():
+            method, _, path = route.rpartition(" ")
+            if method:
+                app.router.add_route(method, path, _adapt(handler, _CHANGE_TIMEOUT_S))
+            else:
+                app.router.add_get(path, _adapt(handler, _REQUEST_TIMEOUT_S))
         app.on_response_prepare.append(_drop_banner)
         self._runner = web.AppRunner(
             app,
@@ -82,16 +90,24 @@ class HttpServer:
         self._unlink: tuple[Path, int] | None = None
         self.bound: Address | UnixPath = bind
 
-    async def start(self, listening: socket.socket | None = None) -> None:
+    @property
+    def address(self) -> Address | None:
+        """Where it serves, unless that is a unix socket."""
+        return self._bind if isinstance(self._bind, Address) else None
+
+    async def start(
+        self, listening: socket.socket | None = None, *, succeeds: bool = False
+    ) -> None:
         """Serve; `bound` then names the address, with the port that was found for port 0.
 
         Args:
             listening: a socket that listens already, as a parent process keeps it.
+            succeeds: take over a unix socket at which somebody serves still.
 
         Raises:
             OSError: the address cannot be had; the message names it.
         """
-        sock = listening or self._listen()
+        sock = listening or self._listen(succeeds=succeeds)
         await self._runner.setup()
         await web.SockSite(self._runner, sock, backlog=_BACKLOG).start()
         if isinstance(self._bind, Address):
@@ -107,10 +123,10 @@ class HttpServer:
                     path.unlink()
             self._unlink = None
 
-    def _listen(self) -> socket.socket:
+    def _listen(self, *, succeeds: bool) -> socket.socket:
         if isinstance(self._bind, UnixPath):
             path = state_path(self._bind.path)
-            sock = listen_unix(path)
+            sock = listen_unix(path, succeeds=succeeds)
             self._unlink = (path, path.stat().st_ino)
             return sock
         family = socket.AF_INET6 if ":" in self._bind.host else socket.AF_INET
@@ -125,8 +141,11 @@ class HttpServer:
         return sock
 
 
-def listen_unix(path: Path) -> socket.socket:
+def listen_unix(path: Path, *, succeeds: bool = False) -> socket.socket:
     """A listening unix socket of mode 0600; a file that nobody listens at is replaced.
+
+    Args:
+        succeeds: replace one that somebody listens at, too.
 
     Raises:
         OSError: somebody listens there, or the path cannot be had.
@@ -134,7 +153,7 @@ def listen_unix(path: Path) -> socket.socket:
     draft = path.with_name(f".{os.getpid()}")
     sock = socket.socket(socket.AF_UNIX)
     try:
-        _make_way(path)
+        _make_way(path, succeeds=succeeds)
         draft.unlink(missing_ok=True)
         sock.bind(str(draft))  # under another name first: at its own it has its mode from the start
         draft.chmod(0o600)
@@ -147,12 +166,14 @@ def listen_unix(path: Path) -> socket.socket:
     return sock
 
 
-def _make_way(path: Path) -> None:
+def _make_way(path: Path, *, succeeds: bool) -> None:
     """Make sure that whatever lies at `path` may be replaced."""
     if not path.exists():
         return
     if not path.is_socket():
         raise OSError("the file there is not a socket")
+    if succeeds:
+        return
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
@@ -162,11 +183,13 @@ def _make_way(path: Path) -> None:
     raise OSError("another process serves there")
 
 
-def _adapt(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _adapt(
+    handler: Handler, timeout_s: float
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         asked = Request(dict(request.query), request.headers.get("Authorization"))
         try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 answer = await handler(asked)
         except TimeoutError:
             answer = json_answer({"error": "this took too long"}, 503)

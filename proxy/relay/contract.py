@@ -1,9 +1,14 @@
 """What the front and a relay say to each other: values <-> messages, and no I/O.
 
 Each message begins with its version and its kind (one byte each); numbers are little-endian.
-Fixed-size fields come first and texts last, so that a later version can be told apart by its
-version alone. Sides and causes travel as their place in SIDES and CAUSES: new ones are appended,
-and none ever changes its place, because old relays outlive new fronts.
+Sides and causes travel as their place in SIDES and CAUSES: new ones are appended, and none ever
+changes its place.
+
+Old relays outlive new fronts, and a relay that is started again may be newer than its front. So
+everybody reads all versions from OLDEST to VERSION (this one and the one before it):
+- HELLO names the newest version of the relay; its own form never changes, whoever reads it;
+- a front speaks the older of that and its own;
+- a relay speaks OLDEST until it has heard the front, and then as it is spoken to.
 
     front -> relay   HAND_OFF + 2 descriptors (client, server) · CLOSE · ACK · RETIRE
     relay -> front   HELLO, ROWS…, END when a front is new; then ROWS · PROGRESS · ENDED
@@ -22,6 +27,7 @@ from proxy.channel import MESSAGE_MAX_BYTES
 from proxy.errors import Cause, Side
 
 VERSION = 1
+OLDEST = 1  # VERSION - 1 from the second version on
 RECORD_MAX_BYTES = 512
 SIDES = (Side.CLIENT, Side.SERVER, Side.LOCAL)
 CAUSES = (
@@ -142,7 +148,12 @@ ToRelay = HandOff | Close | Ack | Retire
 ToFront = Hello | Rows | End | Progress | Ended
 
 
-def encode_hand_off(message: HandOff) -> bytes:
+def version_of(data: bytes) -> int:
+    """The version of a message that was decoded."""
+    return data[0]
+
+
+def encode_hand_off(message: HandOff, version: int = VERSION) -> bytes:
     """HAND_OFF. Raises ValueError where a field has no room."""
     if len(message.record) > RECORD_MAX_BYTES:
         raise ValueError(f"a record of {len(message.record)} bytes is over {RECORD_MAX_BYTES}")
@@ -156,51 +167,57 @@ def encode_hand_off(message: HandOff) -> bytes:
         )
     except struct.error as error:
         raise ValueError(f"a number of {message} is out of range: {error}") from error
-    return _HEAD.pack(VERSION, _HAND_OFF) + body + message.record
+    return _HEAD.pack(version, _HAND_OFF) + body + message.record
 
 
-def encode_close(conn_id: int, cause: Cause) -> bytes:
+def encode_close(conn_id: int, cause: Cause, version: int = VERSION) -> bytes:
     """CLOSE. Raises ValueError for a cause that is not in CAUSES."""
-    return _HEAD.pack(VERSION, _CLOSE) + _CLOSE_BODY.pack(conn_id, CAUSES.index(cause))
+    return _HEAD.pack(version, _CLOSE) + _CLOSE_BODY.pack(conn_id, CAUSES.index(cause))
 
 
-def encode_ack(conn_ids: Iterable[int]) -> Iterator[bytes]:
+def encode_ack(conn_ids: Iterable[int], version: int = VERSION) -> Iterator[bytes]:
     """ACK, in as many messages as it needs."""
-    return _batches(_ACK, map(_ID.pack, conn_ids))
+    return _batches(version, _ACK, map(_ID.pack, conn_ids))
 
 
-def encode_retire() -> bytes:
+def encode_retire(version: int = VERSION) -> bytes:
     """RETIRE."""
-    return _HEAD.pack(VERSION, _RETIRE)
+    return _HEAD.pack(version, _RETIRE)
 
 
 def encode_hello(pid: int) -> bytes:
-    """HELLO."""
+    """HELLO, with the newest version that is spoken here."""
     return _HEAD.pack(VERSION, _HELLO) + _HELLO_BODY.pack(pid)
 
 
-def encode_rows(rows: Iterable[Row]) -> Iterator[bytes]:
+def encode_rows(rows: Iterable[Row], version: int = VERSION) -> Iterator[bytes]:
     """ROWS, in as many messages as they need."""
-    return _batches(_ROWS, map(_encode_row, rows))
+    return _batches(version, _ROWS, map(_encode_row, rows))
 
 
-def encode_end() -> bytes:
+def encode_end(version: int = VERSION) -> bytes:
     """END."""
-    return _HEAD.pack(VERSION, _END)
+    return _HEAD.pack(version, _END)
 
 
-def encode_progress(counts: Iterable[tuple[int, int, int]]) -> Iterator[bytes]:
+def encode_progress(
+    counts: Iterable[tuple[int, int, int]], version: int = VERSION
+) -> Iterator[bytes]:
     """PROGRESS, in as many messages as it needs."""
-    return _batches(_PROGRESS, (_COUNTS.pack(*item) for item in counts))
+    return _batches(version, _PROGRESS, (_COUNTS.pack(*item) for item in counts))
 
 
-def encode_ended(endings: Iterable[tuple[int, RelayEnding]]) -> Iterator[bytes]:
+def encode_ended(
+    endings: Iterable[tuple[int, RelayEnding]], version: int = VERSION
+) -> Iterator[bytes]:
     """ENDED, in as many messages as it needs."""
-    return _batches(_ENDED, (_encode_ending(conn_id, ending) for conn_id, ending in endings))
+    return _batches(
+        version, _ENDED, (_encode_ending(conn_id, ending) for conn_id, ending in endings)
+    )
 
 
 def decode_to_relay(data: bytes) -> ToRelay:
-    """Read what a front sent. Raises ValueError where it is none of this version's messages."""
+    """Read what a front sent. Raises ValueError where it is no message of a known version."""
     kind, body = _open(data)
     try:
         if kind == _HAND_OFF:
@@ -220,7 +237,7 @@ def decode_to_relay(data: bytes) -> ToRelay:
 
 
 def decode_to_front(data: bytes) -> ToFront:
-    """Read what a relay sent. Raises ValueError where it is none of this version's messages."""
+    """Read what a relay sent. Raises ValueError where it is no message of a known version."""
     kind, body = _open(data)
     try:
         if kind == _PROGRESS:
@@ -230,7 +247,7 @@ def decode_to_front(data: bytes) -> ToFront:
         if kind == _ROWS:
             return Rows(tuple(_decode_rows(body)))
         if kind == _HELLO:
-            return Hello(data[0], *_HELLO_BODY.unpack(body))
+            return Hello(data[0], *_HELLO_BODY.unpack_from(body))
         if kind == _END:
             return End()
     except (struct.error, IndexError) as error:
@@ -242,13 +259,14 @@ def _open(data: bytes) -> tuple[int, memoryview]:
     if len(data) < _HEAD.size:
         raise ValueError("a message lacks its head")
     version, kind = _HEAD.unpack_from(data)
-    if version != VERSION:
-        raise ValueError(f"a message of version {version}, where {VERSION} is spoken")
+    if not OLDEST <= version <= VERSION and kind != _HELLO:
+        spoken = f"versions {OLDEST} to {VERSION} are"
+        raise ValueError(f"a message of version {version}, where {spoken} spoken")
     return kind, memoryview(data)[_HEAD.size :]
 
 
-def _batches(kind: int, items: Iterable[bytes]) -> Iterator[bytes]:
-    head = _HEAD.pack(VERSION, kind)
+def _batches(version: int, kind: int, items: Iterable[bytes]) -> Iterator[bytes]:
+    head = _HEAD.pack(version, kind)
     batch: list[bytes] = []
     size = 0
     for item in items:

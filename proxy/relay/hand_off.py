@@ -4,6 +4,11 @@ A hand-off is one message with both sockets. When it is sent, the connection bel
 even if this front dies in the next instant, and the local copies of the sockets are closed; until
 then they stay the caller's, and another relay may be tried.
 
+In an upgrade two fronts overlap, and two relays share an index. The new front hears of endings as
+soon as it is attached, but accounts for them only from `take_over` on: until then it may still
+fail, and then they are the old front's. Of relays with one index the newest that is ready takes
+connections, and the others are retired.
+
 Invariants: every connection that was handed over or told as a row is reported to the observer as
 ended, or as lost with its relay, exactly once by this front; an ending is acknowledged only after
 the observer has accounted for it.
@@ -15,6 +20,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy import channel
@@ -53,6 +59,10 @@ class RelayObserver(Protocol):
 class RelayPool:
     """All relays of a front.
 
+    Args:
+        on_ready: told the pid of each relay that has told all of its rows.
+        in_charge: whether this front accounts for endings from the start.
+
     Attributes:
         connections: how many live connections each relay index has (two processes may share an
             index for a while).
@@ -64,30 +74,51 @@ class RelayPool:
         loop: asyncio.AbstractEventLoop,
         *,
         timeout_s: float = HAND_OFF_TIMEOUT_S,
+        on_ready: Callable[[int], None] = lambda _pid: None,
+        in_charge: bool = True,
     ) -> None:
         self._observer = observer
         self._loop = loop
         self._timeout_s = timeout_s
+        self._on_ready = on_ready
+        self._in_charge = in_charge
+        self._held: list[tuple[_Relay, contract.Ended | contract.Rows]] = []
         self._relays: list[_Relay] = []
         self._relay_of: dict[int, _Relay] = {}
         self._changed = asyncio.Event()
 
-    def attach(self, index: int, pid: int, sock: socket.socket) -> None:
-        """A relay's channel; it is this pool's from now on. Its HELLO, rows and END follow."""
-        relay = _Relay(index, pid, sock)
+    def attach(self, index: int, pid: int, sock: socket.socket, *, retired: bool = False) -> None:
+        """A relay's channel; it is this pool's from now on. Its HELLO, rows and END follow.
+
+        Args:
+            retired: it is to take nothing new.
+        """
+        relay = _Relay(index, pid, sock, retired=retired)
         self._relays.append(relay)
+        if retired and self._in_charge:
+            self._retire(relay)
         self._loop.add_reader(sock.fileno(), self._read, relay)
 
     async def ready(self, count: int, timeout_s: float) -> None:
-        """Wait until `count` relays have told all of their rows.
+        """Wait until all relays have told all of their rows, and there are `count` to use.
 
         Raises:
             TimeoutError: they have not within `timeout_s`.
         """
         async with asyncio.timeout(timeout_s):
-            while sum(relay.ready for relay in self._relays) < count:
+            while not self._all_ready(count):
                 self._changed.clear()
                 await self._changed.wait()
+
+    def take_over(self) -> None:
+        """Account for all that has ended, and will end, from now on."""
+        self._in_charge = True
+        held, self._held = self._held, []
+        for relay, said in held:
+            self._account(relay, said)
+        for relay in self._relays:
+            if relay.retired:
+                self._retire(relay)
 
     async def hand_off(
         self,
@@ -111,16 +142,17 @@ class RelayPool:
         Raises:
             LimitError: no relay took it in time. Both sockets are still the caller's.
         """
-        message = contract.encode_hand_off(
-            contract.HandOff(
-                conn_id, _milliseconds(idle_s), _milliseconds(half_close_s), bytes_up, 0, record
-            )
+        hand_off = contract.HandOff(
+            conn_id, _milliseconds(idle_s), _milliseconds(half_close_s), bytes_up, 0, record
         )
         fds = (client.fileno(), server.fileno())
         deadline = self._loop.time() + self._timeout_s
         while True:
             for relay in sorted(self._relays, key=_load):
-                if relay.ready and not relay.retired and self._send(relay, message, fds):
+                if not relay.ready or relay.retired:
+                    continue
+                message = contract.encode_hand_off(hand_off, relay.version)
+                if self._send(relay, message, fds):
                     self._enter(conn_id, relay)
                     client.close()
                     server.close()
@@ -133,14 +165,13 @@ class RelayPool:
         """End a connection; relay_ended follows with `local` x `cause`. Unknown ids are ignored."""
         relay = self._relay_of.get(conn_id)
         if relay is not None:
-            self._post(relay, contract.encode_close(conn_id, cause))
+            self._post(relay, contract.encode_close(conn_id, cause, relay.version))
 
     def retire(self, index: int) -> None:
         """Give nothing new to the relays of this index; each ends after its last connection."""
         for relay in self._relays:
             if relay.index == index:
-                relay.retired = True
-                self._post(relay, contract.encode_retire())
+                self._retire(relay)
 
     @property
     def connections(self) -> dict[int, int]:
@@ -181,28 +212,54 @@ class RelayPool:
             case contract.Progress(counts):
                 for conn_id, up, down in counts:
                     self._observer.relay_progress(conn_id, up, down)
-            case contract.Ended(endings):
-                for conn_id, ending in endings:
-                    self._leave(conn_id)
-                    self._observer.relay_ended(conn_id, ending)
-                self._acknowledge(relay, [conn_id for conn_id, _ in endings])
             case contract.Rows(rows):
                 for row in rows:
                     if row.ending is None:
                         self._enter(row.conn_id, relay)
-                    self._observer.relay_row(row)
-                self._acknowledge(relay, [row.conn_id for row in rows if row.ending is not None])
+                        self._observer.relay_row(row)
+                ended = tuple(row for row in rows if row.ending is not None)
+                self._account(relay, contract.Rows(ended))
+            case contract.Ended():
+                self._account(relay, said)
             case contract.End():
                 relay.ready = True
                 self._changed.set()
                 self._observer.relay_ready(relay.index)
+                same = [one for one in self._relays if one.index == relay.index and one.ready]
+                for older in same[:-1]:
+                    self._retire(older)
+                self._on_ready(relay.pid)
             case contract.Hello(version, pid):
                 log.debug("relay %d: pid %d speaks version %d", relay.index, pid, version)
+                relay.version = min(version, contract.VERSION)
+                relay.told_before = relay.ready
+
+    def _account(self, relay: _Relay, said: contract.Ended | contract.Rows) -> None:
+        """Tell the observer of endings, and acknowledge them."""
+        if not self._in_charge:
+            self._held.append((relay, said))
+            return
+        if isinstance(said, contract.Rows):
+            for row in said.rows:
+                if not relay.told_before or row.conn_id in self._relay_of:
+                    self._observer.relay_row(row)
+                self._leave(row.conn_id)
+            self._acknowledge(relay, [row.conn_id for row in said.rows])
+        else:
+            for conn_id, ending in said.endings:
+                self._leave(conn_id)
+                self._observer.relay_ended(conn_id, ending)
+            self._acknowledge(relay, [conn_id for conn_id, _ in said.endings])
+
+    def _all_ready(self, count: int) -> bool:
+        usable = {relay.index for relay in self._relays if not relay.retired}
+        return len(usable) >= count and all(relay.ready for relay in self._relays)
 
     def _lose(self, relay: _Relay) -> None:
         self._loop.remove_reader(relay.sock.fileno())
         relay.sock.close()
         self._relays.remove(relay)
+        self._changed.set()
         lost = [conn_id for conn_id, its in self._relay_of.items() if its is relay]
         for conn_id in lost:
             del self._relay_of[conn_id]
@@ -222,8 +279,12 @@ class RelayPool:
     # What is said to relays
 
     def _acknowledge(self, relay: _Relay, conn_ids: list[int]) -> None:
-        for message in contract.encode_ack(conn_ids):
+        for message in contract.encode_ack(conn_ids, relay.version):
             self._post(relay, message)
+
+    def _retire(self, relay: _Relay) -> None:
+        relay.retired = True
+        self._post(relay, contract.encode_retire(relay.version))
 
     def _post(self, relay: _Relay, message: bytes) -> None:
         relay.outbox.append(message)
@@ -245,17 +306,35 @@ class RelayPool:
 
 
 class _Relay:
-    """One relay process, as this front knows it."""
+    """One relay process, as this front knows it.
 
-    __slots__ = ("connections", "index", "outbox", "pid", "ready", "retired", "sock")
+    Attributes:
+        version: of the messages to it: what both sides speak.
+        told_before: it tells its rows once more, because a newer front has died: what has ended
+            and is not known here, this front has accounted for.
+    """
 
-    def __init__(self, index: int, pid: int, sock: socket.socket) -> None:
+    __slots__ = (
+        "connections",
+        "index",
+        "outbox",
+        "pid",
+        "ready",
+        "retired",
+        "sock",
+        "told_before",
+        "version",
+    )
+
+    def __init__(self, index: int, pid: int, sock: socket.socket, *, retired: bool) -> None:
         self.index = index
         self.pid = pid
         self.sock = sock
         self.connections = 0
         self.ready = False
-        self.retired = False
+        self.retired = retired
+        self.told_before = False
+        self.version = contract.OLDEST
         self.outbox: deque[bytes] = deque()
 
 

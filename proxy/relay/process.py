@@ -3,6 +3,9 @@
 It owns connections and carries their bytes for as long as they live; fronts come and go. The
 parent's control channel (JSON, proxy/parent.py) brings a channel for each new front, and `stop`.
 
+Two fronts overlap in an upgrade: hand-offs are taken from both, and the newest alone hears the
+reports. Where it dies while the other is still there, that one is told everything again.
+
 When it ends: at once on `stop`; else, where the parent is gone or a front sent RETIRE, after its
 last connection (and after the front acknowledged its endings, if there is one). Signals do not end
 it: a terminal and a service manager send them to everybody, and connections are to drain first.
@@ -36,6 +39,7 @@ class RelayProcess:
         self._reports = Reports()
         self._pump = Pump(self._reports.ended, self._reports.progress)
         self._control: socket.socket | None = control
+        self._fronts: list[socket.socket] = []  # the newest last
         self._retired = False
         self._stopped = False
         self._pump.open_door(control.fileno(), self._hear_parent)
@@ -71,17 +75,27 @@ class RelayProcess:
             _complain(f"the parent sent what cannot be used: {said}")
 
     def _meet(self, front: socket.socket) -> None:
+        self._fronts.append(front)
         self._pump.open_door(front.fileno(), partial(self._hear_front, front))
         self._reports.greet(front, self._pump)
+
+    def _lose(self, front: socket.socket) -> None:
+        heard = self._reports.speaks_to(front)
+        if heard:
+            self._reports.forget_front()
+        self._fronts.remove(front)
+        self._pump.close_door(front.detach())
+        if heard and self._fronts:
+            self._hear_front(self._fronts[-1])  # what it has accounted for is not told again
+        if heard and self._fronts:
+            self._reports.greet(self._fronts[-1], self._pump)
 
     def _hear_front(self, front: socket.socket) -> None:
         for _ in range(_MESSAGES_A_TURN):
             try:
                 message = channel.receive(front)
             except EOFError:
-                if self._reports.speaks_to(front):
-                    self._reports.forget_front()
-                self._pump.close_door(front.detach())
+                self._lose(front)
                 return
             if message is None:
                 return
@@ -91,6 +105,8 @@ class RelayProcess:
                 channel.close_all(message.fds)
                 _complain(f"a front sent what cannot be read: {error}")
                 continue
+            if self._reports.speaks_to(front):
+                self._reports.version = contract.version_of(message.data)
             if isinstance(said, contract.HandOff):
                 self._take(front, said, message.fds)
             else:

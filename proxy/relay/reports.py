@@ -24,10 +24,12 @@ class Reports:
 
     Attributes:
         unacknowledged: rows that have ended and that no front has accounted for, by id.
+        version: of the messages, as the front speaks it.
     """
 
     def __init__(self) -> None:
         self.unacknowledged: dict[int, Row] = {}
+        self.version = contract.OLDEST
         self._front: socket.socket | None = None
         self._outbox: deque[bytes] = deque()
         self._endings: list[tuple[int, RelayEnding]] = []
@@ -40,10 +42,12 @@ class Reports:
             pump.want_to_write(self._front.fileno(), False)
         self.forget_front()
         self._front = front
+        self.version = contract.OLDEST
+        ended, live = self.unacknowledged.values(), map(_row, pump.connections.values())
         self._outbox.append(contract.encode_hello(os.getpid()))
-        self._outbox.extend(contract.encode_rows(self.unacknowledged.values()))
-        self._outbox.extend(contract.encode_rows(map(_row, pump.connections.values())))
-        self._outbox.append(contract.encode_end())
+        self._outbox.extend(contract.encode_rows(ended, self.version))
+        self._outbox.extend(contract.encode_rows(live, self.version))
+        self._outbox.append(contract.encode_end(self.version))
 
     def forget_front(self) -> None:
         """It is gone, or replaced."""
@@ -65,7 +69,7 @@ class Reports:
     def handed_over(self, connection: Connection) -> None:
         """An older front handed this over: the newest has to know it."""
         if self._front is not None:
-            self._outbox.extend(contract.encode_rows([_row(connection)]))
+            self._outbox.extend(contract.encode_rows([_row(connection)], self.version))
 
     def ended(self, connection: Connection, side: Side, cause: Cause) -> None:
         """A connection has ended; told with the others of this batch by `flush`."""
@@ -93,10 +97,11 @@ class Reports:
     def flush(self, pump: Pump) -> None:
         """Send what the front takes now; called after each batch, so it must be quick."""
         if self._endings:
-            self._outbox.extend(contract.encode_ended(self._endings))
+            self._outbox.extend(contract.encode_ended(self._endings, self.version))
             self._endings.clear()
         if self._unsaid and not self._outbox:
-            self._outbox.extend(contract.encode_progress(map(_counts, self._unsaid.values())))
+            counts = map(_counts, self._unsaid.values())
+            self._outbox.extend(contract.encode_progress(counts, self.version))
             self._unsaid.clear()
         if self._front is None or not (self._outbox or self._waiting):
             return

@@ -52,13 +52,14 @@ async def main():
         return 2
     observer = Observer()
     pool = RelayPool(observer, loop)
-    def attached(index, pid, sock):
+    def attached(index, pid, sock, *, retired):
         tell("relay", index=index, relay_pid=pid)
-        pool.attach(index, pid, sock)
+        pool.attach(index, pid, sock, retired=retired)
     def orphaned():
         tell("orphaned")
         os._exit(9)
-    link = ParentLink(channel.adopt(args.control_fd), on_relay=attached, on_parent_gone=orphaned)
+    link = ParentLink(channel.adopt(args.control_fd), on_relay=attached,
+                      on_retire=stop.set, on_parent_gone=orphaned)
     def terminated():
         nonlocal code
         tell("sigterm")

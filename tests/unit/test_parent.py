@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy import channel, parent
-from proxy.parent import Child, Parent
+from proxy import channel, child, notify, parent
+from proxy.child import Child, Role
+from proxy.parent import Parent
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,16 +26,16 @@ class Front:
     def __init__(self) -> None:
         self.parent = Parent(["front"])
         self.control, theirs = channel.pair()
-        child = self.parent._front
-        child.control = theirs
+        self.house = self.parent._house
+        self.house.front.control = theirs
         self.parent._selector.register(theirs, 1)
 
     def ask(self, act: str, *fds: int, **fields: object) -> None:
         message = json.dumps({"act": act, **fields}).encode()
         assert channel.send(self.control, message, fds)
-        child = self.parent._front
-        assert child.control is not None
-        assert self.parent._hear(child, child.control)
+        front = self.house.front
+        assert front.control is not None
+        assert self.parent._hear(front, front.control)
 
     def answer(self) -> tuple[dict[str, object], tuple[int, ...]]:
         message = channel.receive(self.control)
@@ -43,12 +44,15 @@ class Front:
         return said, message.fds
 
     def close(self) -> None:
-        self.parent._let_go(self.parent._front)
+        for child in self.house.children:
+            self.parent._let_go(child)
         self.control.close()
-        for sock in self.parent._listening.values():
-            sock.close()
-        if self.parent._configuration is not None:
-            os.close(self.parent._configuration)
+        self.house.listening.keep_only(())
+        if self.house.configuration is not None:
+            os.close(self.house.configuration)
+        os.close(self.parent._upgrade._report.fd)
+        self.parent._woken.close()
+        self.parent._waker.close()
         self.parent._selector.close()
 
 
@@ -126,7 +130,8 @@ def test_an_address_in_use_is_said_so(front: Front) -> None:
 def test_more_relays_are_made_and_fewer_change_nothing(front: Front) -> None:
     front.ask("relays", number=1, count=3)
     front.ask("relays", number=2, count=2)
-    assert [child.index for child in front.parent._relays] == [0, 1, 2]
+    assert [child.index for child in front.house.relays] == [0, 1, 2]
+    assert front.house.relays_wanted == 2
     assert [front.answer()[0]["number"], front.answer()[0]["number"]] == [1, 2]
 
 
@@ -136,7 +141,7 @@ def test_the_newest_configuration_is_kept_and_the_others_closed(front: Front) ->
         os.write(fd, text)
         front.ask("configuration", fd)
         os.close(fd)
-    kept = front.parent._configuration
+    kept = front.house.configuration
     assert kept is not None
     assert os.pread(kept, 100, 0) == b"new"
 
@@ -146,7 +151,7 @@ def test_nonsense_from_a_front_is_told_and_passed_over(
 ) -> None:
     front.ask("listen", number=1)
     assert channel.send(front.control, b"\xff{")
-    child = front.parent._front
+    child = front.house.front
     assert child.control is not None
     assert front.parent._hear(child, child.control)
     front.ask("dance")
@@ -159,7 +164,7 @@ def test_the_pause_before_a_start_grows_and_a_good_life_resets_it(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    child = Child("relay", [], started_at=now)
+    child = Child(Role.RELAY, [], started_at=now)
     pauses = []
     for _ in range(8):
         front.parent._again_later(child)
@@ -245,7 +250,7 @@ def test_run_starts_the_front_with_its_arguments(monkeypatch: pytest.MonkeyPatch
 
 
 def test_children_begin_with_their_signals_blocked_and_not_ignored() -> None:
-    assert set(parent._BLOCKED) >= {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
+    assert set(child.BLOCKED) >= {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
     show = (
         "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),"
         " signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, flush=True)"
@@ -268,10 +273,10 @@ def test_a_stop_that_comes_again_after_the_front_ended_keeps_its_code(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    front.parent._ever_ready = True
-    front.parent._front.pid = 4711
+    front.house.ever_ready = True
+    front.house.front.pid = 4711
     front.parent._stop()
-    front.parent._died(front.parent._front, 5)
+    front.parent._died(front.house.front, 5)
     front.parent._stop()
     assert front.parent._code == 5
 
@@ -288,10 +293,12 @@ def test_without_descriptors_a_start_is_tried_again_later(
         raise OSError(errno.EMFILE, "too many open files")
 
     monkeypatch.setattr(channel, "pair", none_left)
-    relay = Child("relay", ["relay"])
+    relay = Child(Role.RELAY, ["relay"])
     front.parent._start(relay)
     assert (relay.pid, relay.control, relay.deaths) == (0, None, 1)
-    front.parent._join(relay)
+    relay.pid = front.house.front.pid = 4711
+    front.house._join(front.house.front, relay)
+    relay.pid = front.house.front.pid = 0
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == [
         "start_failed",
         "process_ended",
@@ -304,6 +311,6 @@ def test_a_broken_standard_error_is_no_reason_to_end(monkeypatch: pytest.MonkeyP
     os.close(read)
     with open(write, "w") as broken:  # noqa: PTH123 - a descriptor
         monkeypatch.setattr(sys, "stderr", broken)
-        parent._say("nobody_reads")
+        notify.say("nobody_reads")
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)

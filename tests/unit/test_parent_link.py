@@ -21,20 +21,29 @@ ADDRESS = Address("127.0.0.1", 3389)
 class Parent:
     """The parent's end of the control channel, in the test's hands, and what the front met."""
 
-    def __init__(self, configuration: str | None = None) -> None:
+    def __init__(self, configuration: str | None = None, **greeting: object) -> None:
         self.control, fronts_end = channel.pair()
         fds = []
         if configuration is not None:
             fds = [os.memfd_create("configuration")]
             os.write(fds[0], configuration.encode())
-        self.say({"act": "greeting", "version": 1}, *fds)
+        self.say({"act": "greeting", "version": 1, **greeting}, *fds)
         channel.close_all(fds)
-        self.relays: list[tuple[int, int, socket.socket]] = []
+        self.relays: list[tuple[int, int, socket.socket, bool]] = []
+        self.retired = 0
         self.gone = 0
-        self.link = ParentLink(fronts_end, on_relay=self._relay, on_parent_gone=self._parent_gone)
+        self.link = ParentLink(
+            fronts_end,
+            on_relay=self._relay,
+            on_retire=self._retire,
+            on_parent_gone=self._parent_gone,
+        )
 
-    def _relay(self, index: int, pid: int, sock: socket.socket) -> None:
-        self.relays.append((index, pid, sock))
+    def _relay(self, index: int, pid: int, sock: socket.socket, *, retired: bool) -> None:
+        self.relays.append((index, pid, sock, retired))
+
+    def _retire(self) -> None:
+        self.retired += 1
 
     def _parent_gone(self) -> None:
         self.gone += 1
@@ -88,7 +97,12 @@ async def test_the_last_configuration_is_known_before_anything_is_asked() -> Non
 async def test_a_parent_that_does_not_greet_is_refused() -> None:
     ours, theirs = channel.pair()
     with pytest.raises(RuntimeError, match="greet"):
-        ParentLink(ours, on_relay=lambda *_: None, on_parent_gone=lambda: None)
+        ParentLink(
+            ours,
+            on_relay=lambda *_, **__: None,
+            on_retire=lambda: None,
+            on_parent_gone=lambda: None,
+        )
     ours.close()
     theirs.close()
 
@@ -167,11 +181,11 @@ async def test_relays_and_unlisten_wait_for_their_answers(parent: Parent) -> Non
 
 async def test_a_relay_is_attached_with_its_channel(parent: Parent) -> None:
     ours, theirs = channel.pair()
-    parent.say({"act": "relay", "index": 2, "pid": 4711}, theirs.fileno())
+    parent.say({"act": "relay", "index": 2, "pid": 4711, "retired": True}, theirs.fileno())
     theirs.close()
     await until(lambda: bool(parent.relays))
-    ((index, pid, sock),) = parent.relays
-    assert (index, pid) == (2, 4711)
+    ((index, pid, sock, retired),) = parent.relays
+    assert (index, pid, retired) == (2, 4711, True)
     channel.send(sock, b"through")
     assert channel.receive(ours) == channel.Message(b"through")
     ours.close()
@@ -183,6 +197,24 @@ async def test_the_parent_hears_that_the_loop_turns(parent: Parent) -> None:
         await parent.next("alive")
     parent.link.ready()
     await parent.next("ready")
+    parent.link.relay_ready(4711)
+    assert (await parent.next("relay_ready"))["pid"] == 4711
+
+
+async def test_a_front_knows_whether_an_older_one_serves_still() -> None:
+    for greeting, expected in (({}, False), ({"anew": False}, False), ({"anew": True}, True)):
+        parent = Parent(**greeting)  # type: ignore[arg-type]
+        assert parent.link.is_upgrade is expected
+        parent.control.close()
+        await parent.link.run()
+
+
+async def test_a_front_is_told_to_retire_and_passes_over_words_it_does_not_know(
+    parent: Parent,
+) -> None:
+    parent.say({"act": "dance"})
+    parent.say({"act": "retire"})
+    await until(lambda: parent.retired == 1)
 
 
 async def test_a_configuration_of_any_size_is_left_for_a_successor(parent: Parent) -> None:

@@ -1,0 +1,309 @@
+"""Front: the one mind of a node. It builds all parts, joins them, starts and stops.
+
+One front at a time accepts, reads, decides and connects; the parent keeps its listening sockets and
+the relays keep its established connections, so it owns only what it can rebuild.
+
+In an upgrade two overlap. The new one attaches to the relays, binds nothing anew, and when it is
+ready the parent tells the old one to leave: that accepts nobody any more, and ends when those whom
+it has in hand are with their hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Iterable, Mapping
+
+from proxy.affinity.store import AffinityStore
+from proxy.capacity import default_relays, raise_open_files
+from proxy.control.health import HealthMonitor
+from proxy.control.http import HttpServer
+from proxy.control.logs import ConnectionLog
+from proxy.control.metrics import Metrics
+from proxy.control.names import KEY_FILE, UserNames, load_key
+from proxy.control.resolver import Resolver
+from proxy.errors import Cause
+from proxy.observers import Observers
+from proxy.parent_link import ParentLink
+from proxy.relay.hand_off import RelayPool
+from proxy.routing.pool import Host, Pool, Routes
+from proxy.server.connection import Reception
+from proxy.server.dial import Dialler
+from proxy.server.gate import Gate
+from proxy.server.learned import LearnedTokens
+from proxy.server.listener import Listener
+from proxy.server.pins import PinKeeper
+from proxy.server.placement import Placer
+from proxy.server.shared_sources import SharedSources
+from proxy.server.table import ConnectionTable
+from proxy.settings import LogUsers, Settings, state_path
+from proxy.views import Views
+
+log = logging.getLogger("proxy")
+wall = time.time  # noqa: TID251  (the one wall clock; whoever needs it is given it)
+
+_RELAYS_READY_S = 10.0
+_NAMES_SETTLED_S = 3.0
+_LAST_ENDINGS_S = 2.0
+IN_HAND_S = 30.0  # how long a front that leaves may take for the clients that it has accepted
+
+
+class StartError(Exception):
+    """Something that the configuration asks for cannot be had; the message says what."""
+
+
+class Front:
+    """Everything that runs in the front's event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        text: str,
+        store: AffinityStore,
+        link: ParentLink,
+        metrics: Metrics,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.text = text  # of the configuration
+        self.store = store
+        self.link = link
+        self.stopping = asyncio.Event()
+        self.hurried = False
+        self.replaced = False
+        self.listeners: list[Listener] = []
+        self.pools = {pool.name: Pool(pool) for pool in settings.pools}
+        self.routes = [Routes(listener, self.pools) for listener in settings.listeners]
+        self.relay_count = settings.relay.processes or default_relays()
+        self.metrics = metrics
+        self.log = ConnectionLog(_user_names(settings.log.users))
+        self.health = HealthMonitor(self.pools.values(), self._host_turned, rng=random.Random())  # noqa: S311
+        self.observers = Observers(self.health, self.metrics, self.log)
+        self.resolver = Resolver(self.pools.values(), self._host_moved)
+        shared = [net for pool in settings.pools for net in pool.affinity.shared_sources]
+        self.gate = Gate(settings.limits, shared, loop.time)
+        self.table = ConnectionTable(self.pools, self.gate, self.observers, wall)
+        self.relays = RelayPool(self.table, loop, on_ready=link.relay_ready, in_charge=False)
+        node = socket.gethostname()
+        timeouts = settings.timeouts
+        self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
+        self.shared = SharedSources(
+            settings.affinity.shared_after, self.pools, store, loop.time
+        )
+        self.table.watchers += [self.pins, self.shared]
+        self.placer = Placer(
+            store,
+            node,
+            Dialler(timeouts),
+            timeouts,
+            self.observers,
+            LearnedTokens(store, self.observers, loop.time),
+            self.table.host_of,
+            self.shared,
+        )
+        # Ids are unique among all fronts whose connections one relay may hold.
+        ids = itertools.count(int.from_bytes(os.urandom(4)) << 32)
+        self.reception = Reception(
+            timeouts,
+            self.gate,
+            self.placer,
+            self.relays,
+            self.table,
+            self.observers,
+            wall,
+            ids.__next__,
+        )
+        self.views = Views(
+            settings,
+            metrics,
+            self.health,
+            self.pools,
+            self.table,
+            self.relays,
+            self.relay_count,
+            store,
+            self.observers,
+            self.placer,
+            self.shared,
+            wall,
+            self.stopping.is_set,
+        )
+
+    def attach(self, index: int, pid: int, sock: socket.socket, *, retired: bool) -> None:
+        """Have a relay; one more than the configuration wants takes nothing new."""
+        self.relays.attach(index, pid, sock, retired=retired or index >= self.relay_count)
+
+    def stop(self) -> None:
+        """Drain and end; called again: end now."""
+        self.hurried = self.stopping.is_set()
+        self.stopping.set()
+        if self.replaced:
+            self._abandon()
+
+    def leave(self) -> None:
+        """A newer front accepts clients: finish those in hand, and end."""
+        self.replaced = True
+        self.stopping.set()
+
+    async def run(self) -> None:
+        """Start in the order in which things depend on each other; serve; stop in reverse.
+
+        Raises:
+            StartError: an address is taken, or the relays did not come.
+        """
+        await self._attach_relays()
+        sockets = await self._bind()
+        servers = self._view_servers()
+        shown = {server: await self._bind_view(server) for server in servers}
+        if not self.link.is_upgrade:  # else the old one shows what is, until this one is ready
+            await self._serve(shown)
+        async with asyncio.TaskGroup() as tasks:
+            parts = [
+                tasks.create_task(part)
+                for part in (
+                    self.resolver.run(),
+                    self.health.run(),
+                    self.pins.run(),
+                    self.metrics.watch_loop(),
+                    self.store.maintain(),
+                )
+            ]
+            await self.resolver.settled(_NAMES_SETTLED_S)
+            # What was built until now lives as long as the process: the collector may skip it.
+            gc.collect()
+            gc.freeze()
+            if self.link.is_upgrade:
+                await self._serve(shown)
+            async with asyncio.TaskGroup() as clients:
+                self._listen(sockets, clients)
+                self.relays.take_over()
+                self.link.keep_configuration(self.text)
+                self.link.ready()
+                log.info("started", extra={"pid": os.getpid(), "connections": len(self.table.rows)})
+                await self.stopping.wait()
+                if self.replaced:
+                    await self._leave(servers)
+                else:
+                    await self._drain()
+            await self.pins.flush()
+            for part in parts:
+                part.cancel()
+        for server in servers:
+            await server.stop()
+        self.relays.stop()
+        self.metrics.close()
+        log.info("stopped")
+
+    async def _attach_relays(self) -> None:
+        raise_open_files(self.settings.limits.connections, self.relay_count)
+        await self.link.relays(self.relay_count)
+        try:
+            await self.relays.ready(self.relay_count, _RELAYS_READY_S)
+        except TimeoutError:
+            said = f"{self.relay_count} relays did not start within {_RELAYS_READY_S} s"
+            raise StartError(said) from None
+
+    def _view_servers(self) -> list[HttpServer]:
+        try:
+            return self.views.servers()
+        except (OSError, ValueError) as error:
+            raise StartError(f"admin.bearer_file: {error}") from error
+
+    async def _bind_view(self, server: HttpServer) -> socket.socket | None:
+        """Its listening socket, so that no scrape is refused between two fronts."""
+        if server.address is None:
+            return None
+        try:
+            return await self.link.listen(server.address)
+        except OSError as error:
+            raise StartError(f"cannot serve at {server.address}: {error.strerror}") from error
+
+    async def _serve(self, shown: Mapping[HttpServer, socket.socket | None]) -> None:
+        for server, sock in shown.items():
+            try:
+                await server.start(sock, succeeds=self.link.is_upgrade)
+            except OSError as error:
+                raise StartError(str(error)) from error
+
+    async def _bind(self) -> list[socket.socket]:
+        """The listening sockets, in the order of the listeners.
+
+        IPv4 comes first: "::" takes what is left of its port, which may be both families.
+        """
+        sockets = {}
+        for listener in sorted(self.settings.listeners, key=lambda it: ":" in it.bind.host):
+            try:
+                sockets[listener.name] = await self.link.listen(listener.bind)
+            except OSError as error:
+                raise StartError(f"listener {listener.name} at {listener.bind}: {error}") from error
+        return [sockets[listener.name] for listener in self.settings.listeners]
+
+    def _listen(self, sockets: list[socket.socket], clients: asyncio.TaskGroup) -> None:
+        keepalive_s = self.settings.timeouts.keepalive_s
+        self.listeners = [
+            Listener(settings, routes, sock, self.reception, clients, keepalive_s)
+            for settings, routes, sock in zip(
+                self.settings.listeners, self.routes, sockets, strict=True
+            )
+        ]
+        for listener in self.listeners:
+            listener.open()
+        self.views.listening = True
+
+    async def _leave(self, servers: Iterable[HttpServer]) -> None:
+        """Accept and show nothing; those in hand have a while until they are abandoned."""
+        for listener in self.listeners:
+            listener.close()
+        log.info("replaced", extra={"pid": os.getpid()})
+        asyncio.get_running_loop().call_later(IN_HAND_S, self._abandon)
+        for server in servers:
+            await server.stop()
+
+    def _abandon(self) -> None:
+        for listener in self.listeners:
+            listener.abandon()
+
+    async def _drain(self) -> None:
+        """Take nobody new, let those who are here finish until `timeouts.stop`, end the rest."""
+        self.views.listening = False
+        for listener in self.listeners:
+            await self.link.unlisten(listener.settings.bind)
+            listener.close()
+        log.info("stopping", extra={"connections": self.gate.connections})
+        await self._connections_end(self.settings.timeouts.stop_s)
+        self._abandon()
+        for conn_id in list(self.table.rows):
+            self.relays.close(conn_id, Cause.STOPPED)
+        self.hurried = False
+        await self._connections_end(_LAST_ENDINGS_S)
+
+    async def _connections_end(self, at_most_s: float) -> None:
+        deadline = asyncio.get_running_loop().time() + at_most_s
+        while self.gate.connections and not self.hurried:
+            if asyncio.get_running_loop().time() >= deadline:
+                return
+            await asyncio.sleep(0.05)
+
+    # What the parts tell each other
+
+    def _host_turned(self, host: Host, up: bool, cause: Cause | None) -> None:
+        self.log.host_changed(host.pool, host.name, up=up, cause=cause)
+        self.placer.host_turned()
+
+    def _host_moved(self, host: Host) -> None:
+        log.info("host_resolved", extra={"host": host.name, "address": str(host.address)})
+        for routes in self.routes:
+            routes.index()
+
+
+def _user_names(mode: LogUsers) -> UserNames:
+    try:
+        return UserNames(mode, load_key(state_path(KEY_FILE)) if mode is LogUsers.HASH else b"")
+    except OSError as error:
+        raise StartError(f"log.users: {error}") from error
