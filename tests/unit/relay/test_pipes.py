@@ -3,13 +3,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from proxy.relay.pipes import PIPE_BYTES, PIPES_MAX, Pipe, PipePool
-from tests.unit.relay.harness import close_by_reset, open_fds, read_to_end, tcp_pair
+from tests.unit.relay.harness import (
+    PATIENCE_S,
+    close_by_reset,
+    open_fds,
+    read_to_end,
+    tcp_pair,
+)
 
 
 @pytest.fixture
@@ -63,19 +71,19 @@ def test_a_receiver_that_takes_a_part_leaves_the_rest_in_the_account(pool: PipeP
     sink_far, sink = tcp_pair(receive_buffer=4096)
     sink.setblocking(False)
     sent = bytes(range(256)) * 800
-    far.sendall(sent)
     pipe = taken(pool)
-    near.recv(len(sent), socket.MSG_PEEK | socket.MSG_WAITALL)
-    filled = pipe.fill(near.fileno())
+    filled = 0
+    for begin in range(0, len(sent), len(sent) // 4):
+        far.sendall(sent[begin : begin + len(sent) // 4])
+        select.select([near], [], [], PATIENCE_S)
+        filled += pipe.fill(near.fileno())
     pipe.drain(sink.fileno())
     assert 0 < len(pipe) < filled
     got = b""
     while len(pipe):
         got += sink_far.recv(1 << 20)
-        try:
+        with suppress(BlockingIOError):
             pipe.drain(sink.fileno())
-        except BlockingIOError:
-            continue
     sink.close()
     assert got + read_to_end(sink_far) == sent[:filled]
     for sock in (far, near, sink_far):
