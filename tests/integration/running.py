@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,14 @@ class RunningProxy:
         self.file = directory / "config.yaml"
         self.file.write_text(config)
         self.log_file = directory / "log"
+        self.prefix: Sequence[str] = ()
         self.child: asyncio.subprocess.Process
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
         with self.log_file.open("ab") as sink:
             self.child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "proxy", "run", "--config", str(self.file)),
+                *(*self.prefix, sys.executable, "-m", "proxy", "run", "--config", str(self.file)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -155,12 +156,18 @@ class RunningProxy:
 
 
 @asynccontextmanager
-async def running(farm: Farm, directory: Path, **overrides: Any) -> AsyncIterator[RunningProxy]:
-    """rdp-proxy in front of a farm; `overrides` as for `Farm.config`."""
+async def running(
+    farm: Farm, directory: Path, *, prefix: Sequence[str] = (), **overrides: Any
+) -> AsyncIterator[RunningProxy]:
+    """rdp-proxy in front of a farm, begun by the command `prefix`.
+
+    `overrides` are those of `Farm.config`.
+    """
     bind = overrides.pop("bind", None) or Address("127.0.0.1", free_port())
     metrics = Address("127.0.0.1", free_port())
     config = farm.config_yaml(bind, directory, metrics={"bind": str(metrics)}, **overrides)
     proxy = RunningProxy(directory, config, bind, metrics)
+    proxy.prefix = prefix
     await proxy.start()
     try:
         yield proxy
