@@ -15,32 +15,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
-from proxy import __version__
+from proxy import __version__, commands
+from proxy.console import OK, WRONG, CommandError, load, number, say
 
-if TYPE_CHECKING:
-    from proxy.settings import Settings
-
-OK, NO, WRONG = 0, 1, 2
 _INTERRUPTED = 130
 
 HEALTH_URL = "http://127.0.0.1:9389/readyz"
 _HEALTH_TIMEOUT_S = 2.0  # less than containers give a health check
-_ADMIN = "unix:admin.sock"
-
-
-class CommandError(Exception):
-    """What the person gets to read, and the exit code.
-
-    `prefix` says who speaks; a configuration's problems begin with their place instead, where
-    editors look for it.
-    """
-
-    def __init__(self, message: str, code: int = NO, prefix: str = "rdp-proxy: ") -> None:
-        super().__init__(message)
-        self.code = code
-        self.prefix = prefix
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,12 +53,12 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rdp-proxy {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
         name: str, run: Callable[[argparse.Namespace], int], text: str
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added = known.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(command=run)
         return added
 
@@ -115,19 +97,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     url = os.environ.get("RDP_PROXY_HEALTH_URL", HEALTH_URL)
     health.add_argument("--url", default=url, help=f"{url} by default")
 
-    for name, text in (
-        ("hosts", "Show the session hosts of a running proxy."),
-        ("connections", "Show its established connections."),
-        ("pins", "Show which client is pinned to which host."),
-    ):
-        view = command(name, _view, text)
-        view.set_defaults(view=name)
-        where = view.add_mutually_exclusive_group()
-        where.add_argument("--config", metavar="FILE", help="take admin.bind from there")
-        where.add_argument("--admin", metavar="BIND", help=f"unix:PATH or HOST:PORT ({_ADMIN})")
-        for parameter in _VIEWS[name].filters:
-            view.add_argument(f"--{parameter}", metavar=parameter.upper())
-        view.add_argument("--json", action="store_true")
+    commands.add_to(command)
 
     user = command("hash-user", _hash_user, "Print the hash by which the log names a user.")
     user.add_argument("name", metavar="NAME")
@@ -151,30 +121,30 @@ def _upgrade(args: argparse.Namespace) -> int:
         request(pids[0])
     except UpgradeError as error:
         raise CommandError(f"not upgraded: {error}") from None
-    _say(f"upgraded: process {pids[0]} goes on as version {__version__}")
+    say(f"upgraded: process {pids[0]} goes on as version {__version__}")
     return OK
 
 
 def _check(args: argparse.Namespace) -> int:
     from proxy import config
 
-    settings = _load(args.file)
+    settings = load(args.file)
     for warning in config.warnings(settings):
         sys.stderr.write(f"{args.file}: warning: {warning}\n")
     hosts = sum(len(pool.hosts) for pool in settings.pools)
     counts = (
-        _number(len(settings.listeners), "listener"),
-        _number(len(settings.pools), "pool"),
-        _number(hosts, "host"),
+        number(len(settings.listeners), "listener"),
+        number(len(settings.pools), "pool"),
+        number(hosts, "host"),
     )
-    _say(f"{args.file}: ok, {', '.join(counts)}")
+    say(f"{args.file}: ok, {', '.join(counts)}")
     return OK
 
 
 def _schema(_: argparse.Namespace) -> int:
     from proxy import config
 
-    _say(json.dumps(config.schema(), indent=2))
+    say(json.dumps(config.schema(), indent=2))
     return OK
 
 
@@ -182,7 +152,7 @@ def _explain(args: argparse.Namespace) -> int:
     from proxy.control.explain import explain
     from proxy.errors import WireError
 
-    settings = _load(args.config)
+    settings = load(args.config)
     request = sys.stdin.read() if args.request == "-" else args.request
     try:
         told = explain(
@@ -198,7 +168,7 @@ def _explain(args: argparse.Namespace) -> int:
         raise CommandError(f"no Connection Request: {error.detail} (cause {error.cause})") from None
     except ValueError as error:
         raise CommandError(str(error)) from None
-    _say(json.dumps(told.as_dict(), indent=2) if args.json else told.as_text())
+    say(json.dumps(told.as_dict(), indent=2) if args.json else told.as_text())
     return OK
 
 
@@ -209,15 +179,15 @@ def _routing_token(args: argparse.Namespace) -> int:
 
     try:
         if args.act == "encode":
-            _say(encode_msts(Address.parse(args.text, default_port=3389)).decode())
+            say(encode_msts(Address.parse(args.text, default_port=3389)).decode())
             return OK
         token = read_token(token_line(args.text))
     except ValueError as error:
         raise CommandError(str(error)) from None
     if token.address is not None:
-        _say(str(token.address))
+        say(str(token.address))
     elif token.collection is not None:
-        _say(f"collection {token.collection}")
+        say(f"collection {token.collection}")
     else:
         raise CommandError(f"the token names no host (form {token.format})")
     return OK
@@ -230,116 +200,24 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _health(args: argparse.Namespace) -> int:
-    from proxy.control.client import get
+    from proxy.control.client import ask
 
     scheme, _, rest = args.url.partition("://")
     endpoint, slash, path = rest.partition("/")
     if scheme != "http" or not endpoint:
         raise CommandError(f"--url is like {HEALTH_URL}, not {args.url!r}", WRONG)
     try:
-        status, body = get(endpoint, slash + path or "/readyz", timeout_s=_HEALTH_TIMEOUT_S)
+        status, body = ask(endpoint, slash + path or "/readyz", timeout_s=_HEALTH_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise CommandError(f"{endpoint}: {error}") from None
     if status == 200:
-        _say("ready")
+        say("ready")
         return OK
     try:
         reason = json.loads(body)["reason"]
     except (ValueError, KeyError, TypeError):
         reason = f"HTTP status {status}"
     raise CommandError(f"not ready: {reason}")
-
-
-class _View:
-    """One table of the admin endpoint: its parameters and the columns that a person wants."""
-
-    def __init__(self, filters: str, columns: str) -> None:
-        self.filters = filters.split()
-        self.columns = columns.split()
-
-
-_VIEWS = {
-    "hosts": _View("", "pool host address up will weight connections cause"),
-    "connections": _View(
-        "client host pool limit",
-        "client user pool host reason token_fate answer bytes_up bytes_down duration_s",
-    ),
-    "pins": _View("client pool limit", "pool key host expires_in_s touched_s_ago"),
-}
-
-
-def _view(args: argparse.Namespace) -> int:
-    from urllib.parse import urlencode
-
-    from proxy.control.client import get
-
-    view = _VIEWS[args.view]
-    endpoint, bearer = _admin(args)
-    asked = {name: getattr(args, name) for name in view.filters}
-    query = urlencode({name: text for name, text in asked.items() if text is not None})
-    try:
-        status, body = get(endpoint, f"/v1/{args.view}?{query}", bearer=bearer)
-        answer = json.loads(body)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{endpoint}: {error}; does the proxy run?") from None
-    if status != 200:
-        raise CommandError(str(answer.get("error", f"HTTP status {status}")))
-    if args.json:
-        _say(json.dumps(answer, indent=2))
-        return OK
-    rows = answer[args.view]
-    _table(view.columns, rows)
-    if answer.get("more") or answer.get("total", 0) > len(rows):
-        sys.stderr.write(f"rdp-proxy: the first {len(rows)}; there are more (--limit)\n")
-    return OK
-
-
-def _admin(args: argparse.Namespace) -> tuple[str, str | None]:
-    """Where the admin endpoint is, and the bearer token it wants."""
-    from pathlib import Path
-
-    from proxy.settings import UnixPath, state_path
-
-    bearer: str | None = None
-    endpoint: str = args.admin or os.environ.get("RDP_PROXY_ADMIN", _ADMIN)
-    if args.config is not None:
-        admin = _load(args.config).admin
-        if admin.bind is None:
-            raise CommandError(f"{args.config}: admin.bind is off")
-        endpoint = str(admin.bind)
-        if admin.bearer_file is not None and not isinstance(admin.bind, UnixPath):
-            try:
-                bearer = Path(admin.bearer_file).read_text("utf-8").strip()
-            except OSError as error:
-                raise CommandError(f"{admin.bearer_file}: {error.strerror}") from None
-    if endpoint.startswith("unix:"):
-        endpoint = f"unix:{state_path(endpoint.removeprefix('unix:'))}"
-    return endpoint, bearer
-
-
-def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        justify: Any = "right" if rows and _is_number(rows[0].get(column)) else "left"
-        table.add_column(column, justify=justify)
-    for row in rows:
-        cells = (row.get(column) for column in columns)
-        table.add_row(*("-" if cell is None else _cell(cell) for cell in cells))
-    console.print(table)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value).replace("[", r"\[")  # rich reads brackets as markup
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _hash_user(args: argparse.Namespace) -> int:
@@ -352,23 +230,5 @@ def _hash_user(args: argparse.Namespace) -> int:
     except OSError as error:
         why = error.strerror or str(error)
         raise CommandError(f"{path}: {why}; STATE_DIRECTORY names where the proxy's is") from None
-    _say(hash_user(key, args.name))
+    say(hash_user(key, args.name))
     return OK
-
-
-def _load(path: str) -> Settings:
-    from proxy import config
-    from proxy.errors import ConfigError
-
-    try:
-        return config.load(path)
-    except ConfigError as error:
-        raise CommandError(str(error), WRONG, prefix="") from None
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -6,15 +6,16 @@ each request, so that there is no second copy of anything.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from proxy.affinity.store import AffinityStore
+from proxy.affinity.store import AffinityStore, PinKey
 from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
 from proxy.control.metrics import CONTENT_TYPE, Metrics, RelayState, Sources
+from proxy.control.names import user_names
+from proxy.control.pins import PinDesk
 from proxy.observers import Observers
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host, Pool
@@ -23,8 +24,6 @@ from proxy.server.record import ConnectionRecord
 from proxy.server.shared_sources import SharedSources
 from proxy.server.table import ConnectionTable
 from proxy.settings import Settings
-
-_STORE_AWAY_S = 10.0  # after its last failure the table counts as away for so long
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ class Views:
         """The endpoints that the configuration asks for, not started yet.
 
         Raises:
-            OSError, ValueError: the bearer file cannot be used.
+            OSError, ValueError: the bearer file or the key of the log cannot be used.
         """
         servers = []
         if self.settings.metrics.bind is not None:
@@ -66,9 +65,9 @@ class Views:
         return servers
 
     def _admin_routes(self) -> dict[str, Handler]:
-        views = AdminViews(
-            self.health.snapshot, self._hosts, self._records, self.store.scan, self.wall
-        )
+        names = user_names(self.settings.log.users)
+        pins = PinDesk(self.store, lambda: self.pools, self._records_of, names, self.wall)
+        views = AdminViews(self.health.snapshot, self._hosts, self._records, pins, self.wall)
         return admin_routes(views, self.settings.admin)
 
     def _readiness(self) -> Readiness:
@@ -106,11 +105,13 @@ class Views:
         ]
 
     def _store_is_up(self) -> bool:
-        failed_at = self.observers.store_failed_at
-        return failed_at is None or time.monotonic() - failed_at > _STORE_AWAY_S
+        return self.store.is_up
 
     def _hosts(self) -> list[Host]:
         return [host for pool in self.pools.values() for host in pool.hosts]
+
+    def _records_of(self, key: PinKey) -> list[ConnectionRecord]:
+        return [row.record for row in self.table.of_key(key)]
 
     def _records(self) -> list[ConnectionRecord]:
         return [row.record for row in self.table.rows.values()]

@@ -1,11 +1,12 @@
-"""The operator's view, read-only: hosts, connections and pins as JSON.
+"""The operator's view as JSON: hosts, connections, and the pins, which may be changed.
 
     GET /v1/hosts
     GET /v1/connections?client=&host=&pool=&limit=
-    GET /v1/pins?pool=&client=&limit=
+    …   /v1/pins, see `control.pins`
 
 It shows who is connected, names included, so it is served on a unix socket that its owner alone
-may use, or at an address that is best guarded by a bearer token.
+may use, or at an address that is best guarded by a bearer token. Without one an address is
+read-only: whoever can reach it, a web page in somebody's browser included, could change pins.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from proxy.affinity.store import Pin, PinKey
 from proxy.control.http import Answer, Handler, Request, json_answer
+from proxy.control.pins import PinDesk
+from proxy.control.query import QueryError, limit, only
 from proxy.errors import Cause, StoreError
 from proxy.routing.key import IPAddress, normal_user
 from proxy.routing.pool import Host
 from proxy.server.record import ConnectionRecord
 from proxy.settings import AdminSettings, UnixPath
 
-DEFAULT_LIMIT = 1000
 _ROWS_AT_ONCE = 500  # then clients have their turn: a long list must not hold up the event loop
 
 
@@ -54,34 +55,39 @@ class AdminViews:
     Attributes:
         health: of the hosts that are checked.
         connections: the established ones.
-        pins: of one pool or of all; may raise StoreError.
+        pins: the table, in an operator's hand.
         wall: seconds since the epoch.
     """
 
     health: Callable[[], Iterable[HealthView]]
     hosts: Callable[[], Iterable[Host]]
     connections: Callable[[], Iterable[ConnectionRecord]]
-    pins: Callable[[str | None], AsyncIterator[tuple[PinKey, Pin]]]
+    pins: PinDesk
     wall: Callable[[], float]
 
 
 def admin_routes(views: AdminViews, settings: AdminSettings) -> dict[str, Handler]:
     """The routes of the admin endpoint.
 
-    With a bearer file each call must bring its token, except on a unix socket.
+    With a bearer file each call must bring its token, except on a unix socket, which its mode
+    guards. An address without one serves what changes nothing.
 
     Raises:
         OSError: the bearer file cannot be read, or is empty (which would let everybody in).
     """
     bearer: str | None = None
-    if settings.bearer_file is not None and not isinstance(settings.bind, UnixPath):
+    is_unix = isinstance(settings.bind, UnixPath)
+    if settings.bearer_file is not None and not is_unix:
         bearer = read_bearer(Path(settings.bearer_file))
     routes: dict[str, Handler] = {
         "/v1/hosts": lambda request: _hosts(views, request),
         "/v1/connections": lambda request: _connections(views, request),
-        "/v1/pins": lambda request: _pins(views, request),
+    } | views.pins.routes()
+    may_change = is_unix or bearer is not None
+    return {
+        route: _guarded(handler if may_change or _only_reads(route) else _refuse, bearer)
+        for route, handler in routes.items()
     }
-    return {path: _guarded(handler, bearer) for path, handler in routes.items()}
 
 
 def read_bearer(path: Path) -> str:
@@ -92,8 +98,13 @@ def read_bearer(path: Path) -> str:
     return token
 
 
-class _QueryError(ValueError):
-    """A parameter that means nothing."""
+def _only_reads(route: str) -> bool:
+    return route.startswith("/")  # see HttpServer: what does not is no GET
+
+
+async def _refuse(_: Request) -> Answer:
+    said = "changes need a bearer token here: set admin.bearer_file, or bind a unix socket"
+    return json_answer({"error": said}, 403)
 
 
 def _guarded(handler: Handler, bearer: str | None) -> Handler:
@@ -103,7 +114,7 @@ def _guarded(handler: Handler, bearer: str | None) -> Handler:
             return Answer(body, 401, headers={"WWW-Authenticate": "Bearer"})
         try:
             return await handler(request)
-        except _QueryError as error:
+        except QueryError as error:
             return json_answer({"error": str(error)}, 400)
         except StoreError as error:
             return json_answer({"error": f"the affinity store does not answer ({error})"}, 503)
@@ -120,7 +131,7 @@ def _brings(request: Request, bearer: str) -> bool:
 
 
 async def _hosts(views: AdminViews, request: Request) -> Answer:
-    _known(request.query)
+    only(request.query)
     health = {(known.pool, known.host): known for known in views.health()}
     hosts = [_host(host, health.get((host.pool, host.name))) for host in views.hosts()]
     return json_answer({"hosts": hosts})
@@ -145,8 +156,8 @@ def _host(host: Host, health: HealthView | None) -> dict[str, object]:
 
 async def _connections(views: AdminViews, request: Request) -> Answer:
     query = request.query
-    _known(query, "client", "host", "pool", "limit")
-    limit = _limit(query)
+    only(query, "client", "host", "pool", "limit")
+    at_most = limit(query)
     client = _client(query)
     found = []
     total = 0
@@ -160,7 +171,7 @@ async def _connections(views: AdminViews, request: Request) -> Answer:
         if client is not None and not _is_client(client, record):
             continue
         total += 1
-        if total <= limit:
+        if total <= at_most:
             found.append(_connection(record, views.wall()))
     return await asyncio.to_thread(json_answer, {"connections": found, "total": total})
 
@@ -187,46 +198,6 @@ def _connection(record: ConnectionRecord, now: float) -> dict[str, object]:
     }
 
 
-async def _pins(views: AdminViews, request: Request) -> Answer:
-    query = request.query
-    _known(query, "client", "pool", "limit")
-    limit = _limit(query)
-    client = _client(query)
-    found: list[dict[str, object]] = []
-    more = False
-    async for key, pin in views.pins(query.get("pool")):
-        if client is not None and not _is_key(client, key.key):
-            continue
-        if len(found) == limit:
-            more = True
-            break
-        now = views.wall()
-        found.append(
-            {
-                "pool": key.pool,
-                "key": key.key,
-                "host": pin.host,
-                "expires_in_s": round(pin.expires_at - now, 3),
-                "touched_s_ago": round(now - pin.touched_at, 3),
-            }
-        )
-    return await asyncio.to_thread(json_answer, {"pins": found, "more": more})
-
-
-def _known(query: Mapping[str, str], *names: str) -> None:
-    for name in query:
-        if name not in names:
-            allowed = ", ".join(names) or "none"
-            raise _QueryError(f"unknown parameter {name!r}; there are: {allowed}")
-
-
-def _limit(query: Mapping[str, str]) -> int:
-    text = query.get("limit", str(DEFAULT_LIMIT))
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise _QueryError(f"limit is a whole number, not {text!r}")
-    return int(text)
-
-
 def _client(query: Mapping[str, str]) -> IPAddress | str | None:
     """Whom to look for: an IP address, else a user's name."""
     text = query.get("client")
@@ -242,12 +213,3 @@ def _is_client(client: IPAddress | str, record: ConnectionRecord) -> bool:
     if isinstance(client, str):
         return client == normal_user(record.user)
     return str(client) == record.client.host
-
-
-def _is_key(client: IPAddress | str, key: str) -> bool:
-    """Whether an affinity key (see `routing.key`) speaks of this client."""
-    source, _, user = key.partition("user:")
-    if isinstance(client, str):
-        return client in (user, key.casefold())
-    network = source.strip().removeprefix("source:")
-    return bool(network) and client in ipaddress.ip_network(network, strict=False)

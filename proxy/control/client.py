@@ -1,4 +1,4 @@
-"""The command line's side of the HTTP endpoints: one GET, over TCP or a unix socket.
+"""The command line's side of the HTTP endpoints: one request, over TCP or a unix socket.
 
 Standard library only and without `http.client`, since container health checks run it every few
 seconds and must start in milliseconds. HTTP/1.0, so the answer ends where the connection does.
@@ -11,14 +11,25 @@ import socket
 _ANSWER_MAX_BYTES = 256 << 20
 
 
-def get(endpoint: str, path: str, *, bearer: str | None = None, timeout_s: float = 5.0) -> Answer:
-    """Status and body of `GET path` at `unix:PATH` or `HOST:PORT`.
+def ask(
+    endpoint: str,
+    path: str,
+    *,
+    method: str = "GET",
+    bearer: str | None = None,
+    timeout_s: float = 5.0,
+) -> Answer:
+    """Status and body of a request (a GET, where nothing else is said) at `unix:PATH` or
+    `HOST:PORT`.
 
     Raises:
         OSError: nobody answers there.
         ValueError: somebody else than an HTTP server does, or the end point is not one.
     """
-    lines = [f"GET {path} HTTP/1.0", f"Host: {'localhost' if _is_unix(endpoint) else endpoint}"]
+    lines = [
+        f"{method} {path} HTTP/1.0",
+        f"Host: {'localhost' if _is_unix(endpoint) else endpoint}",
+    ]
     if bearer is not None:
         lines.append(f"Authorization: Bearer {bearer}")
     with _connected(endpoint, timeout_s) as sock:

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from proxy.routing.key import normal_user
-from proxy.settings import LogUsers
+from proxy.settings import LogUsers, state_path
 
 KEY_FILE = "log-users.key"
 _KEY_BYTES = 32
@@ -34,6 +34,15 @@ class UserNames:
         if self._mode is LogUsers.PLAIN:
             return {"user": user}
         return {"user_hash": hash_user(self._key, user)}
+
+
+def user_names(mode: LogUsers) -> UserNames:
+    """Those of this process's log.
+
+    Raises:
+        OSError: the key cannot be had.
+    """
+    return UserNames(mode, load_key(state_path(KEY_FILE)) if mode is LogUsers.HASH else b"")
 
 
 def hash_user(key: bytes, user: str) -> str:

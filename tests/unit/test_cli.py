@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy import __version__, cli
-from proxy.address import Address
-from proxy.affinity.store import Pin, PinKey
-from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.http import Readiness
 from proxy.control.names import KEY_FILE, hash_user, load_key
-from proxy.routing.pool import Pool
-from proxy.settings import AdminSettings, UnixPath
-from tests.unit.control.farm import FARM, connection, farm
+from tests.unit.control.farm import FARM
 from tests.unit.control.test_http import public, serving
-
-
-def rdp_proxy(
-    *words: str, cwd: Path | None = None, stdin: str = "", **environ: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the command as people do."""
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-m", "proxy", *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": path} | environ,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.unit.rdp_proxy import rdp_proxy
 
 
 @pytest.fixture
@@ -56,7 +32,17 @@ def test_version_is_the_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nonsense"], ["check"], ["run"], ["routing-token", "shake", "x"], ["pins", "-x"]]
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["check"],
+        ["run"],
+        ["routing-token", "shake", "x"],
+        ["pins"],
+        ["pins", "list", "-x"],
+        ["pins", "set", "--client", "::1"],
+    ],
 )
 def test_a_wrong_command_is_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -224,86 +210,6 @@ def test_health_starts_without_the_heavy_libraries() -> None:
         check=True,
     )
     assert done.stdout == "[]\n"
-
-
-def views() -> AdminViews:
-    async def pins(_: str | None) -> AsyncIterator[tuple[PinKey, Pin]]:
-        yield PinKey("desktops", "source:2001:db8::/64"), Pin("rdsh01", 700.0, 90.0)
-        yield PinKey("desktops", "source:203.0.113.7"), Pin("rdsh02", 700.0, 90.0)
-
-    return AdminViews(
-        health=list,
-        hosts=lambda: [host for pool in farm().pools for host in Pool(pool).hosts],
-        connections=lambda: [connection(user="[bold]alice", host_address=None)],
-        pins=pins,
-        wall=lambda: 100.0,
-    )
-
-
-async def view(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command against an admin socket in the state directory."""
-    bind = UnixPath(str(tmp_path / "admin.sock"))
-    async with serving(admin_routes(views(), AdminSettings(bind=bind)), bind):
-        return await asyncio.to_thread(rdp_proxy, *words, STATE_DIRECTORY=str(tmp_path))
-
-
-async def test_hosts_are_a_table_for_people(tmp_path: Path) -> None:
-    done = await view(tmp_path, "hosts")
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    assert lines[0].split()[:4] == ["pool", "host", "address", "up"]
-    assert " ".join(lines[1].split()) == "desktops rdsh01 10.0.0.21:3389 yes ready 100 0 -"
-    assert len(lines) == 5
-
-
-async def test_text_of_clients_is_no_markup_of_the_table(tmp_path: Path) -> None:
-    done = await view(tmp_path, "connections")
-    assert "[bold]alice" in done.stdout
-
-
-async def test_pins_are_filtered_and_the_rest_is_told(tmp_path: Path) -> None:
-    done = await view(tmp_path, "pins", "--client", "203.0.113.7", "--json")
-    assert [pin["host"] for pin in json.loads(done.stdout)["pins"]] == ["rdsh02"]
-    done = await view(tmp_path, "pins", "--limit", "1")
-    assert done.stdout.splitlines()[1].split()[:3] == ["desktops", "source:2001:db8::/64", "rdsh01"]
-    assert done.stderr == "rdp-proxy: the first 1; there are more (--limit)\n"
-
-
-async def test_what_the_proxy_refuses_is_told(tmp_path: Path) -> None:
-    done = await view(tmp_path, "pins", "--limit", "many")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "rdp-proxy: limit is a whole number, not 'many'\n"
-
-
-async def test_the_configuration_tells_where_the_proxy_is_and_its_bearer(
-    tmp_path: Path, config: str
-) -> None:
-    bearer = tmp_path / "bearer"
-    bearer.write_text("secret\n")
-    settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file=str(bearer))
-    async with serving(admin_routes(views(), settings)) as endpoint:
-        admin = f"\nadmin: {{bind: '{endpoint}', bearer_file: '{bearer}'}}\n"
-        await asyncio.to_thread(Path(config).write_text, FARM + admin)
-        done = await asyncio.to_thread(rdp_proxy, "hosts", "--config", config, "--json")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert len(json.loads(done.stdout)["hosts"]) == 4
-        done = await asyncio.to_thread(rdp_proxy, "hosts", "--admin", endpoint)
-        assert done.stderr == "rdp-proxy: a bearer token is needed\n"
-
-
-def test_a_proxy_that_does_not_run_is_told(tmp_path: Path) -> None:
-    done = rdp_proxy("pins", STATE_DIRECTORY=str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"rdp-proxy: unix:{tmp_path}/admin.sock: ")
-    assert "does the proxy run?" in done.stderr
-
-
-def test_an_admin_endpoint_that_is_off_is_told(
-    config: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path(config).write_text(FARM + "\nadmin: {bind: off}\n")
-    assert cli.main(["hosts", "--config", config]) == 1
-    assert capsys.readouterr().err == f"rdp-proxy: {config}: admin.bind is off\n"
 
 
 def test_hash_user_finds_the_name_that_the_log_hides(

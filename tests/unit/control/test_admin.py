@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from proxy.address import Address
+from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import Pin, PinKey
 from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.pins import PinDesk
 from proxy.errors import Cause, StoreError
 from proxy.routing.pool import Host, Pool
 from proxy.server.record import ConnectionRecord
@@ -21,6 +24,21 @@ from tests.unit.control.test_http import ask_json, serving
 
 NOW = 2_000.0
 TCP = AdminSettings(bind=Address("127.0.0.1", 0))
+
+
+CALLS = [
+    ("GET", "/v1/hosts"),
+    ("GET", "/v1/connections"),
+    ("GET", "/v1/pins"),
+    ("DELETE", "/v1/pins?user=nobody"),
+]
+
+
+@asynccontextmanager
+async def empty_table() -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(":memory:", max_pins=10, now=lambda: NOW)
+    yield store
+    await store.close()
 
 
 @dataclass
@@ -39,25 +57,17 @@ class Proxy:
     def __init__(self) -> None:
         self.hosts: list[Host] = [host for pool in farm().pools for host in Pool(pool).hosts]
         self.connections: list[ConnectionRecord] = []
-        self.pins: list[tuple[PinKey, Pin]] = []
-        self.store_fails = False
+        self.store: Any = None
 
     def routes(self, settings: AdminSettings = TCP) -> Any:
         views = AdminViews(
             health=lambda: [_Health()],
             hosts=lambda: self.hosts,
             connections=lambda: self.connections,
-            pins=self._pins,
+            pins=PinDesk(self.store, dict, lambda _: [], lambda _: {}, lambda: NOW),
             wall=lambda: NOW,
         )
         return admin_routes(views, settings)
-
-    async def _pins(self, pool: str | None) -> AsyncIterator[tuple[PinKey, Pin]]:
-        if self.store_fails:
-            raise StoreError("away")
-        for key, pin in self.pins:
-            if pool in (None, key.pool):
-                yield key, pin
 
     async def ask(self, path: str) -> Any:
         """The JSON of a call that goes well."""
@@ -146,51 +156,6 @@ async def test_connections_are_filtered(proxy: Proxy, query: str, ids: list[int]
     assert answer["total"] == (3 if query.startswith("limit") else len(ids))
 
 
-PINS = [
-    (PinKey("desktops", "source:203.0.113.7"), Pin("rdsh01", NOW + 600, NOW - 30)),
-    (PinKey("desktops", "source:2001:db8::/64"), Pin("rdsh02", NOW + 600, NOW)),
-    (PinKey("desktops", "source:203.0.113.7 user:bob"), Pin("rdsh02", NOW + 600, NOW)),
-    (PinKey("tools", "user:bob"), Pin("tool01", NOW + 600, NOW)),
-]
-
-
-async def test_pins_are_shown_with_their_age(proxy: Proxy) -> None:
-    proxy.pins = PINS[:1]
-    assert await proxy.ask("/v1/pins") == {
-        "pins": [
-            {
-                "pool": "desktops",
-                "key": "source:203.0.113.7",
-                "host": "rdsh01",
-                "expires_in_s": 600.0,
-                "touched_s_ago": 30.0,
-            }
-        ],
-        "more": False,
-    }
-
-
-@pytest.mark.parametrize(
-    ("query", "found", "more"),
-    [
-        ("", [0, 1, 2, 3], False),
-        ("pool=tools", [3], False),
-        ("client=203.0.113.7", [0, 2], False),
-        ("client=2001:db8::77", [1], False),
-        ("client=2001:db9::77", [], False),
-        ("client=bob", [2, 3], False),
-        ("client=user:bob", [3], False),
-        ("limit=3", [0, 1, 2], True),
-        ("limit=4", [0, 1, 2, 3], False),
-    ],
-)
-async def test_pins_are_filtered(proxy: Proxy, query: str, found: list[int], more: bool) -> None:
-    proxy.pins = PINS
-    answer = await proxy.ask(f"/v1/pins?{query}")
-    assert [pin["key"] for pin in answer["pins"]] == [PINS[index][0].key for index in found]
-    assert answer["more"] is more
-
-
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -207,8 +172,15 @@ async def test_a_parameter_that_means_nothing_is_told(proxy: Proxy, path: str, w
     assert words in answer["error"]
 
 
+class AwayStore:
+    """A table that does not answer."""
+
+    def scan(self, _: str | None) -> AsyncIterator[tuple[PinKey, Pin]]:
+        raise StoreError("away")
+
+
 async def test_a_store_that_is_away_is_told(proxy: Proxy) -> None:
-    proxy.store_fails = True
+    proxy.store = AwayStore()
     async with serving(proxy.routes()) as endpoint:
         status, answer = await ask_json(endpoint, "/v1/pins")
     assert status == 503
@@ -221,19 +193,29 @@ async def test_every_call_needs_the_bearer_token_where_there_is_one(
     file = tmp_path / "bearer"
     file.write_text(" geheim-ü \n", "utf-8")
     settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file=str(file))
-    async with serving(proxy.routes(settings)) as endpoint:
-        for path in ("/v1/hosts", "/v1/connections", "/v1/pins"):
+    async with empty_table() as proxy.store, serving(proxy.routes(settings)) as endpoint:
+        for method, path in CALLS:
             for wrong in (None, "", "geheim", "geheim-ü2"):
-                status, answer = await ask_json(endpoint, path, wrong)
+                status, answer = await ask_json(endpoint, path, wrong, method)
                 assert (status, answer) == (401, {"error": "a bearer token is needed"})
-            assert (await ask_json(endpoint, path, "geheim-ü"))[0] == 200
+            assert (await ask_json(endpoint, path, "geheim-ü", method))[0] == 200
 
 
 async def test_a_unix_socket_is_guarded_by_its_permissions(proxy: Proxy, tmp_path: Path) -> None:
     bind = UnixPath(str(tmp_path / "admin.sock"))
     settings = AdminSettings(bind=bind, bearer_file="/nonexistent")
-    async with serving(proxy.routes(settings), bind) as endpoint:
-        assert (await ask_json(endpoint, "/v1/hosts"))[0] == 200
+    async with empty_table() as proxy.store, serving(proxy.routes(settings), bind) as endpoint:
+        for method, path in CALLS:
+            assert (await ask_json(endpoint, path, None, method))[0] == 200
+
+
+async def test_without_a_bearer_file_an_address_is_read_only(proxy: Proxy) -> None:
+    async with empty_table() as proxy.store, serving(proxy.routes()) as endpoint:
+        for method, path in CALLS:
+            status, answer = await ask_json(endpoint, path, "guess", method)
+            assert status == (200 if method == "GET" else 403)
+            if method != "GET":
+                assert "admin.bearer_file" in answer["error"]
 
 
 @pytest.mark.parametrize("content", ["", " \n"])

@@ -1,4 +1,4 @@
-"""The command line's GET: answers, and who is no HTTP server."""
+"""The command line's request: answers, and who is no HTTP server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from proxy.control.client import get
+from proxy.control.client import ask
 
 
 @contextmanager
@@ -35,25 +35,25 @@ def answering(answer: bytes) -> Iterator[str]:
 
 def test_an_answer_is_read_to_its_end() -> None:
     with answering(b"HTTP/1.1 503 Service Unavailable\r\nX: y\r\n\r\nbody\r\n\r\nmore") as endpoint:
-        assert get(endpoint, "/readyz") == (503, b"body\r\n\r\nmore")
+        assert ask(endpoint, "/readyz") == (503, b"body\r\n\r\nmore")
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 two x"])
 def test_who_does_not_speak_http_is_told(answer: bytes) -> None:
     with answering(answer) as endpoint, pytest.raises(ValueError, match="does not speak HTTP"):
-        get(endpoint, "/")
+        ask(endpoint, "/")
 
 
 @pytest.mark.parametrize("endpoint", ["", "localhost", "localhost:", ":80", "localhost:http"])
 def test_what_is_no_end_point_is_told(endpoint: str) -> None:
     with pytest.raises(ValueError, match=r"is not HOST:PORT"):
-        get(endpoint, "/")
+        ask(endpoint, "/")
 
 
 def test_nobody_there_is_an_os_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(OSError):
-        get(f"127.0.0.1:{port}", "/")
+        ask(f"127.0.0.1:{port}", "/")
     with pytest.raises(OSError):
-        get("unix:/nonexistent/admin.sock", "/")
+        ask("unix:/nonexistent/admin.sock", "/")

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from proxy.address import Address
-from proxy.control import http
-from proxy.control.client import get
+from proxy.control import client, http
 from proxy.control.http import (
     Answer,
     Handler,
@@ -46,12 +45,16 @@ async def serving(
         await server.stop()
 
 
-async def ask(endpoint: str, path: str, bearer: str | None = None) -> tuple[int, bytes]:
-    return await asyncio.to_thread(get, endpoint, path, bearer=bearer)
+async def ask(
+    endpoint: str, path: str, bearer: str | None = None, method: str = "GET"
+) -> tuple[int, bytes]:
+    return await asyncio.to_thread(client.ask, endpoint, path, bearer=bearer, method=method)
 
 
-async def ask_json(endpoint: str, path: str, bearer: str | None = None) -> tuple[int, Any]:
-    status, body = await ask(endpoint, path, bearer)
+async def ask_json(
+    endpoint: str, path: str, bearer: str | None = None, method: str = "GET"
+) -> tuple[int, Any]:
+    status, body = await ask(endpoint, path, bearer, method)
     return status, json.loads(body)
 
 

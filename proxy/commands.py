@@ -1,0 +1,227 @@
+"""Commands that ask a running proxy, at its admin endpoint: hosts, connections, pins.
+
+The endpoint is a unix socket by default, which its owner alone may use. What changes something
+prints what happened; what it must not do is an error in the proxy's own words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from proxy.console import OK, CommandError, load, number, say, table
+
+_ADMIN = "unix:admin.sock"
+_ASK_S = 15.0
+_CHANGE_S = 70.0  # longer than the proxy gives itself
+
+Command = Callable[[argparse.Namespace], int]
+AddCommand = Callable[[str, Command, str], argparse.ArgumentParser]
+
+
+class _View(NamedTuple):
+    """A table of the admin endpoint, and the columns that a person wants."""
+
+    rows: str
+    columns: str
+
+
+_HOSTS = _View("hosts", "pool host address up will weight connections cause")
+_CONNECTIONS = _View(
+    "connections",
+    "client user pool host reason token_fate answer bytes_up bytes_down duration_s",
+)
+_PINS = _View("pins", "pool key host expires_in_s touched_s_ago")
+
+_HELP = {
+    "client": ("ADDRESS", "its IP address"),
+    "user": ("NAME", "as the client's cookie has it; mstsc sends nine characters at most"),
+    "host": ("HOST", "a session host's name"),
+    "pool": ("POOL", "all pools by default"),
+    "limit": ("ROWS", "at most so many"),
+    "ttl": ("TIME", "such as 7d, or never; by default what the pool's affinity.ttl says"),
+}
+
+
+def add_to(command: AddCommand) -> None:
+    """Add the commands; `command` makes one of a name, what it does, and its help."""
+    hosts = command("hosts", _shows(_HOSTS), "Show the session hosts of a running proxy.")
+    _takes(hosts)
+    shows = _shows(_CONNECTIONS)
+    connections = command("connections", shows, "Show its established connections.")
+    connections.add_argument("--client", metavar="ADDRESS|NAME", help="or a user's name")
+    _takes(connections, "host", "pool", "limit")
+
+    pins = command("pins", _list, "Show or change which client is pinned to which host.")
+    acts = pins.add_subparsers(title="acts", metavar="ACT", required=True)
+
+    def act(name: str, run: Command, text: str, *parameters: str) -> argparse.ArgumentParser:
+        added = acts.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(command=run)
+        _takes(added, *parameters)
+        return added
+
+    text = "List the pins in force."
+    act("list", _list, text, "client", "user", "host", "pool", "limit")
+    text = "Tell what a client is pinned to, for how long, and who is connected by that pin."
+    act("show", _show, text, "client", "user", "pool")
+    text = "Pin a client to a host, on all nodes, from its next connection on."
+    setting = act("set", _set, text, "client", "user", "pool", "ttl")
+    setting.add_argument("--host", metavar="HOST", required=True, help="where it has to go")
+    text = "Forget pins, on all nodes: of a client, a user, a host, a pool, or what all of it says."
+    act("clear", _clear, text, "client", "user", "host", "pool")
+
+
+def _takes(parser: argparse.ArgumentParser, *parameters: str) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--config", metavar="FILE", help="take admin.bind from there")
+    where.add_argument("--admin", metavar="BIND", help=f"unix:PATH or HOST:PORT ({_ADMIN})")
+    for parameter in parameters:
+        metavar, text = _HELP[parameter]
+        parser.add_argument(f"--{parameter}", metavar=metavar, help=text)
+    parser.add_argument("--json", action="store_true")
+
+
+def _shows(view: _View) -> Command:
+    def show(args: argparse.Namespace) -> int:
+        answer = _ask(args, view.rows)
+        return _print(args, answer, lambda: _rows(view, answer))
+
+    return show
+
+
+def _list(args: argparse.Namespace) -> int:
+    answer = _ask(args, "pins")
+
+    def people() -> None:
+        for row in answer["pins"]:
+            if row["expires_in_s"] is None:
+                row["expires_in_s"] = "never"
+        _rows(_PINS, answer)
+
+    return _print(args, answer, people)
+
+
+def _show(args: argparse.Namespace) -> int:
+    answer = _ask(args, "pins/show")
+
+    def people() -> None:
+        for pool in answer["pools"]:
+            if pool["note"] is not None:
+                say(pool["note"])
+            for pin in pool["pins"]:
+                for line in _told(pin):
+                    say(line)
+
+    return _print(args, answer, people)
+
+
+def _set(args: argparse.Namespace) -> int:
+    answer = _ask(args, "pins", "PUT")
+
+    def people() -> None:
+        for pin in answer["pins"]:
+            for line in _told(pin):
+                say(line)
+
+    return _print(args, answer, people)
+
+
+def _clear(args: argparse.Namespace) -> int:
+    answer = _ask(args, "pins", "DELETE")
+
+    def people() -> None:
+        say(f"{number(answer['cleared'], 'pin')} cleared")
+        living = answer["connections"]
+        if living:
+            verb, own = ("lives", "its pin") if living == 1 else ("live", "their pins")
+            live = f"{number(living, 'connection')} of theirs {verb} on this node"
+            say(f"{live} and will write {own} again within a minute")
+
+    return _print(args, answer, people)
+
+
+def _told(pin: dict[str, Any]) -> Iterator[str]:
+    """One entry of the table, in words."""
+    if pin["host"] is None:
+        yield f"{pin['pool']}: no pin under {pin['key']}, the next connection is balanced"
+    else:
+        yield f"{pin['pool']}: {pin['key']} is pinned to {pin['host']}"
+        left_s = pin["expires_in_s"]
+        expiry = "it never expires" if left_s is None else f"it expires in {_time(left_s)}"
+        yield f"  {expiry}; last used {_time(pin['touched_s_ago'])} ago"
+    hosts = [connection["host"] for connection in pin["connections"]]
+    on = ", ".join(f"{hosts.count(host)} on {host}" for host in dict.fromkeys(hosts))
+    yield f"  live connections on this node: {on or 'none'}"
+
+
+def _time(seconds: float) -> str:
+    """A time as people say it: whole units, the two largest."""
+    left, parts = max(0, round(seconds)), list[str]()
+    for unit, unit_s in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, unit_s)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _rows(view: _View, answer: dict[str, Any]) -> None:
+    rows = answer[view.rows]
+    table(view.columns.split(), rows)
+    if answer.get("more") or answer.get("total", 0) > len(rows):
+        sys.stderr.write(f"rdp-proxy: the first {len(rows)}; there are more (--limit)\n")
+
+
+def _print(args: argparse.Namespace, answer: object, people: Callable[[], None]) -> int:
+    if args.json:
+        say(json.dumps(answer, indent=2))
+    else:
+        people()
+    return OK
+
+
+def _ask(args: argparse.Namespace, path: str, method: str = "GET") -> dict[str, Any]:
+    """The answer of the running proxy to the parameters that were given."""
+    from urllib.parse import urlencode
+
+    from proxy.control.client import ask
+
+    endpoint, bearer = _admin(args)
+    given = {name: text for name in _HELP if (text := getattr(args, name, None)) is not None}
+    path = f"/v1/{path}?{urlencode(given)}"
+    timeout_s = _ASK_S if method == "GET" else _CHANGE_S
+    try:
+        status, body = ask(endpoint, path, method=method, bearer=bearer, timeout_s=timeout_s)
+        answer: dict[str, Any] = json.loads(body)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{endpoint}: {error}; does the proxy run?") from None
+    if status != 200:
+        raise CommandError(str(answer.get("error", f"HTTP status {status}")))
+    return answer
+
+
+def _admin(args: argparse.Namespace) -> tuple[str, str | None]:
+    """Where the admin endpoint is, and the bearer token it wants."""
+    from pathlib import Path
+
+    from proxy.settings import UnixPath, state_path
+
+    bearer: str | None = None
+    endpoint: str = args.admin or os.environ.get("RDP_PROXY_ADMIN", _ADMIN)
+    if args.config is not None:
+        admin = load(args.config).admin
+        if admin.bind is None:
+            raise CommandError(f"{args.config}: admin.bind is off")
+        endpoint = str(admin.bind)
+        if admin.bearer_file is not None and not isinstance(admin.bind, UnixPath):
+            try:
+                bearer = Path(admin.bearer_file).read_text("utf-8").strip()
+            except OSError as error:
+                raise CommandError(f"{admin.bearer_file}: {error.strerror}") from None
+    if endpoint.startswith("unix:"):
+        endpoint = f"unix:{state_path(endpoint.removeprefix('unix:'))}"
+    return endpoint, bearer

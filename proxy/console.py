@@ -1,0 +1,76 @@
+"""The console: how commands talk to a person, and with which code they end.
+
+Answers go to standard output; what went wrong is a `CommandError`, which the command line prints
+on standard error, one line each.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proxy.settings import Settings
+
+OK, NO, WRONG = 0, 1, 2
+
+
+class CommandError(Exception):
+    """What the person gets to read, and the exit code.
+
+    `prefix` says who speaks; a configuration's problems begin with their place instead, where
+    editors look for it.
+    """
+
+    def __init__(self, message: str, code: int = NO, prefix: str = "rdp-proxy: ") -> None:
+        super().__init__(message)
+        self.code = code
+        self.prefix = prefix
+
+
+def load(path: str) -> Settings:
+    """The configuration in a file; its problems are told one by one."""
+    from proxy import config
+    from proxy.errors import ConfigError
+
+    try:
+        return config.load(path)
+    except ConfigError as error:
+        raise CommandError(str(error), WRONG, prefix="") from None
+
+
+def say(text: str) -> None:
+    """Print a line, or some."""
+    sys.stdout.write(text + "\n")
+
+
+def number(count: int, noun: str) -> str:
+    """`1 host`, `2 hosts`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table; what a row does not have is a dash."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        justify: Any = "right" if rows and _is_number(rows[0].get(column)) else "left"
+        grid.add_column(column, justify=justify)
+    for row in rows:
+        cells = (row.get(column) for column in columns)
+        grid.add_row(*("-" if cell is None else _cell(cell) for cell in cells))
+    console.print(grid)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value).replace("[", r"\[")  # rich reads brackets as markup
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

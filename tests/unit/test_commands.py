@@ -1,0 +1,163 @@
+"""Commands that ask a running proxy: tables, sentences, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy import cli
+from proxy.address import Address
+from proxy.affinity.store import NEVER, PinKey
+from proxy.control.admin import admin_routes
+from proxy.settings import AdminSettings, UnixPath
+from tests.unit.control.farm import FARM, connection
+from tests.unit.control.test_http import serving
+from tests.unit.control.test_pins import ALICE, BY_SOURCE, OWN, Desk, opened
+from tests.unit.rdp_proxy import rdp_proxy
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with opened(UnixPath(str(tmp_path / "admin.sock"))) as desk:
+        yield desk
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "farm.yaml"
+    path.write_text(FARM)
+    return str(path)
+
+
+async def command(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command against the admin socket in the state directory."""
+    return await asyncio.to_thread(rdp_proxy, *words, STATE_DIRECTORY=str(tmp_path))
+
+
+async def said(tmp_path: Path, *words: str) -> list[str]:
+    """The lines of a command that goes well."""
+    done = await command(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.usefixtures("desk")
+async def test_hosts_are_a_table_for_people(tmp_path: Path) -> None:
+    lines = await said(tmp_path, "hosts")
+    assert lines[0].split()[:4] == ["pool", "host", "address", "up"]
+    assert " ".join(lines[1].split()) == "desktops rdsh01 10.0.0.21:3389 yes ready 100 0 -"
+    assert len(lines) == 5
+
+
+@pytest.mark.usefixtures("desk")
+async def test_text_of_clients_is_no_markup_of_the_table(tmp_path: Path) -> None:
+    assert "[bold]alice" in "".join(await said(tmp_path, "connections", "--client", "[bold]alice"))
+
+
+async def test_pins_are_listed_and_the_rest_is_told(desk: Desk, tmp_path: Path) -> None:
+    await desk.fill({BY_SOURCE: "rdsh02"})
+    await desk.fill({PinKey("tools", "user:bob"): "tool01"}, NEVER)
+    lines = await said(tmp_path, "pins", "list", "--client", ALICE)
+    assert lines[1].split() == ["desktops", BY_SOURCE.key, "rdsh02", "600.0", "0.0"]
+    lines = await said(tmp_path, "pins", "list", "--user", "bob")
+    assert lines[1].split() == ["tools", "user:bob", "tool01", "never", "0.0"]
+    found = json.loads("".join(await said(tmp_path, "pins", "list", "--host", "tool01", "--json")))
+    assert [pin["expires_in_s"] for pin in found["pins"]] == [None]
+    done = await command(tmp_path, "pins", "list", "--limit", "1")
+    assert done.stderr == "rdp-proxy: the first 1; there are more (--limit)\n"
+
+
+async def test_a_pin_is_shown_in_words(desk: Desk, tmp_path: Path) -> None:
+    await desk.fill({OWN: "rdsh02"}, 93_784.0)
+    desk.live = {OWN: [connection(id=1, host="rdsh02"), connection(id=2), connection(id=3)]}
+    words = ["pins", "show", "--client", ALICE, "--user", "alice", "--pool", "desktops"]
+    assert await said(tmp_path, *words) == [
+        "desktops: source:203.0.113.7 user:alice is pinned to rdsh02",
+        "  it expires in 1 d 2 h; last used 0 s ago",
+        "  live connections on this node: 1 on rdsh02, 2 on rdsh01",
+        "desktops: no pin under source:203.0.113.7, the next connection is balanced",
+        "  live connections on this node: none",
+    ]
+    (shown,) = json.loads("".join(await said(tmp_path, *words, "--json")))["pools"]
+    assert [pin["host"] for pin in shown["pins"]] == ["rdsh02", None]
+
+
+async def test_a_pool_that_pins_nobody_is_told(desk: Desk, tmp_path: Path) -> None:
+    desk.files_by(key="none")
+    lines = await said(tmp_path, "pins", "show", "--client", ALICE, "--pool", "desktops")
+    assert lines == ["pool desktops pins nobody (its affinity.key is none)"]
+
+
+async def test_a_pin_is_set_and_what_holds_now_is_told(desk: Desk, tmp_path: Path) -> None:
+    words = ["pins", "set", "--user", "bob", "--host", "tool02", "--ttl", "never"]
+    assert (await said(tmp_path, *words))[:2] == [
+        "tools: user:bob is pinned to tool02",
+        "  it never expires; last used 0 s ago",
+    ]
+    assert await desk.host_of(PinKey("tools", "user:bob")) == "tool02"
+    done = await command(tmp_path, *words[:-1], "7d", "--pool", "tools")
+    assert done.returncode == 0
+    done = await command(tmp_path, "pins", "set", "--user", "bob", "--host", "tool01")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("rdp-proxy: pinned to tool02 without expiry: clear it first")
+
+
+@pytest.mark.parametrize(
+    ("living", "told"),
+    [
+        (0, []),
+        (1, ["1 connection of theirs lives on this node and will write its pin again"]),
+        (2, ["2 connections of theirs live on this node and will write their pins again"]),
+    ],
+)
+async def test_pins_are_cleared_and_counted(
+    desk: Desk, tmp_path: Path, living: int, told: list[str]
+) -> None:
+    await desk.fill({BY_SOURCE: "rdsh01", OWN: "rdsh01"})
+    desk.live = {BY_SOURCE: [connection(id=number) for number in range(living)]}
+    lines = await said(tmp_path, "pins", "clear", "--host", "rdsh01")
+    assert lines == ["2 pins cleared", *(f"{line} within a minute" for line in told)]
+    assert await said(tmp_path, "pins", "clear", "--pool", "desktops") == ["0 pins cleared"]
+
+
+@pytest.mark.usefixtures("desk")
+async def test_what_the_proxy_refuses_is_told(tmp_path: Path) -> None:
+    done = await command(tmp_path, "pins", "list", "--limit", "many")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rdp-proxy: limit is a whole number, not 'many'\n"
+
+
+async def test_the_configuration_tells_where_the_proxy_is_and_its_bearer(
+    desk: Desk, tmp_path: Path, config: str
+) -> None:
+    bearer = tmp_path / "bearer"
+    bearer.write_text("secret\n")
+    settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file=str(bearer))
+    async with serving(admin_routes(desk.views(), settings)) as endpoint:
+        admin = f"\nadmin: {{bind: '{endpoint}', bearer_file: '{bearer}'}}\n"
+        await asyncio.to_thread(Path(config).write_text, FARM + admin)
+        done = await asyncio.to_thread(rdp_proxy, "hosts", "--config", config, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(json.loads(done.stdout)["hosts"]) == 4
+        done = await asyncio.to_thread(rdp_proxy, "hosts", "--admin", endpoint)
+        assert done.stderr == "rdp-proxy: a bearer token is needed\n"
+
+
+def test_a_proxy_that_does_not_run_is_told(tmp_path: Path) -> None:
+    done = rdp_proxy("pins", "list", STATE_DIRECTORY=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"rdp-proxy: unix:{tmp_path}/admin.sock: ")
+    assert "does the proxy run?" in done.stderr
+
+
+def test_an_admin_endpoint_that_is_off_is_told(
+    config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(config).write_text(FARM + "\nadmin: {bind: off}\n")
+    assert cli.main(["hosts", "--config", config]) == 1
+    assert capsys.readouterr().err == f"rdp-proxy: {config}: admin.bind is off\n"

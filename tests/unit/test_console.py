@@ -1,0 +1,36 @@
+"""What people read: tables, counts, and configurations that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.console import WRONG, CommandError, load, number, say, table
+
+
+def test_a_table_has_a_dash_where_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["name", "up", "load"], [{"name": "[b]x", "up": True, "load": 5}, {"name": "y"}])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["name", "up", "load"], ["[b]x", "yes", "5"], ["y", "-", "-"]]
+
+
+def test_numbers_stand_at_the_right_and_words_at_the_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table(["up", "load"], [{"up": False, "load": 5}])
+    assert capsys.readouterr().out.splitlines()[1].rstrip() == "no     5"
+
+
+def test_one_is_singular() -> None:
+    assert [number(count, "pin") for count in (0, 1, 2)] == ["0 pins", "1 pin", "2 pins"]
+
+
+def test_a_configuration_that_cannot_be_used_is_a_wrong_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CommandError, match=r"none.yaml:1:1: the file cannot be read") as told:
+        load(str(tmp_path / "none.yaml"))
+    assert (told.value.code, told.value.prefix) == (WRONG, "")
+    say("done")
+    assert capsys.readouterr().out == "done\n"
