@@ -7,6 +7,7 @@ a client's connection in production.
 - `mcs`, `redirection`, `activation`: the bytes spoken inside TLS, both directions.
 - `broker`, `session_host`, `farm`: the server side. `client`: a client that behaves as mstsc is
   documented to. `balancers`: plain balancers to compare with.
+- `gnome`: another server side, with the hand-overs of gnome-remote-desktop.
 - `plan`, `child`, `report`, `demo`: the demonstration.
 
 What it is not: there is no desktop in a lab session, and no NLA (hosts select plain TLS). After

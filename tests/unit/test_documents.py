@@ -160,7 +160,12 @@ def test_every_command_that_a_document_shows_exists() -> None:
     for document, line in shown:
         name, *words = line.split()
         assert name in commands.choices, f"{document}: rdp-proxy {line}"
-        known = commands.choices[name]._option_string_actions
+        command = commands.choices[name]
+        for acts in command._actions:
+            if isinstance(acts, argparse._SubParsersAction) and words:
+                assert words[0] in acts.choices, f"{document}: rdp-proxy {line}"
+                command = acts.choices[words[0]]
+        known = command._option_string_actions
         options = set(re.findall(r"--[a-z-]+", " ".join(words)))
         assert options <= set(known), f"{document}: rdp-proxy {line}"
 
