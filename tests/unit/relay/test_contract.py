@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,29 @@ from proxy.channel import MESSAGE_MAX_BYTES
 from proxy.errors import Cause, Side
 from proxy.relay import contract
 from proxy.relay.contract import RelayEnding, Row
+
+VERSION_1 = json.loads((Path(__file__).parent / "version_1.json").read_text())
+RESET = RelayEnding(Side.SERVER, Cause.RESET, 1, 2)
+TOLD = (
+    Row(7, 1, 2, b"r"),
+    Row(8, 3, 4, b"z", RelayEnding(Side.CLIENT, Cause.CLOSED, 3, 4)),
+)
+TO_RELAY = {
+    "hand_off": (
+        contract.HandOff(1, 2, 3, 4, 5, b"record"),
+        [contract.encode_hand_off(contract.HandOff(1, 2, 3, 4, 5, b"record"), 1)],
+    ),
+    "close": (contract.Close(7, Cause.STOPPED), [contract.encode_close(7, Cause.STOPPED, 1)]),
+    "ack": (contract.Ack((1, 2)), contract.encode_ack([1, 2], 1)),
+    "retire": (contract.Retire(), [contract.encode_retire(1)]),
+}
+TO_FRONT = {
+    "hello": (contract.Hello(1, 4711), [contract.encode_hello(4711)]),
+    "rows": (contract.Rows(TOLD), contract.encode_rows(TOLD, 1)),
+    "end": (contract.End(), [contract.encode_end(1)]),
+    "progress": (contract.Progress(((7, 1, 2),)), contract.encode_progress([(7, 1, 2)], 1)),
+    "ended": (contract.Ended(((7, RESET),)), contract.encode_ended([(7, RESET)], 1)),
+}
 
 IDS = st.integers(0, 2**64 - 1)
 MILLISECONDS = st.integers(0, 2**32 - 1)
@@ -101,15 +126,41 @@ def test_the_places_of_sides_and_causes_never_change() -> None:
     ]
 
 
-def test_the_bytes_of_version_1_stay_as_they_are() -> None:
-    hand_off = contract.HandOff(1, 2, 3, 4, 5, b"record")
-    assert contract.encode_hand_off(hand_off).hex() == (
-        "01010100000000000000020000000300000004000000000000000500000000000000"
-    ) + (b"record".hex())
-    (ended,) = contract.encode_ended([(7, RelayEnding(Side.SERVER, Cause.RESET, 1, 2))])
-    assert ended.hex() == "01450700000000000000010101000000000000000200000000000000"
-    (row,) = contract.encode_rows([Row(7, 1, 2, b"r")])
-    assert row.hex() == ("0142070000000000000001000000000000000200000000000000ff00010072")
+@pytest.mark.parametrize("name", TO_RELAY)
+def test_the_bytes_of_version_1_to_a_relay_stay_as_they_are(name: str) -> None:
+    data = bytes.fromhex(VERSION_1["to_relay"][name])
+    message, encoded = TO_RELAY[name]
+    assert contract.decode_to_relay(data) == message
+    assert list(encoded) == [data]
+
+
+@pytest.mark.parametrize("name", TO_FRONT)
+def test_the_bytes_of_version_1_to_a_front_stay_as_they_are(name: str) -> None:
+    data = bytes.fromhex(VERSION_1["to_front"][name])
+    message, encoded = TO_FRONT[name]
+    assert contract.decode_to_front(data) == message
+    assert list(encoded) == [data]
+
+
+def test_every_message_of_version_1_is_there() -> None:
+    assert VERSION_1["to_relay"].keys() == TO_RELAY.keys()
+    assert VERSION_1["to_front"].keys() == TO_FRONT.keys()
+
+
+def test_this_version_and_the_one_before_it_are_read() -> None:
+    assert contract.VERSION - 1 <= contract.OLDEST <= contract.VERSION
+    for version in range(contract.OLDEST, contract.VERSION + 1):
+        data = contract.encode_retire(version)
+        assert contract.version_of(data) == version
+        assert contract.decode_to_relay(data) == contract.Retire()
+    for unknown in (contract.OLDEST - 1, contract.VERSION + 1):
+        with pytest.raises(ValueError, match=f"version {unknown}"):
+            contract.decode_to_relay(contract.encode_retire(unknown))
+
+
+def test_a_hello_is_read_whatever_its_version_and_what_follows() -> None:
+    data = b"\x63" + contract.encode_hello(4711)[1:] + b"more"
+    assert contract.decode_to_front(data) == contract.Hello(99, 4711)
 
 
 def test_a_record_that_is_too_long_or_a_number_out_of_range_is_refused() -> None:

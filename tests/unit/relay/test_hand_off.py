@@ -261,3 +261,121 @@ async def test_after_stop_relays_see_that_the_front_is_gone(pool: RelayPool) -> 
     pool.stop()
     with pytest.raises(EOFError):
         relay.heard()
+
+
+class TestUpgrade:
+    """Two fronts overlap, two relays share an index, two versions meet."""
+
+    async def test_a_front_that_is_not_in_charge_accounts_for_nothing(self, seen: Recorder) -> None:
+        pool = RelayPool(seen, asyncio.get_running_loop(), in_charge=False)
+        relay = Relay(pool, 0, ready=False)
+        relay.say(contract.encode_hello(1000))
+        for message in contract.encode_rows([Row(1, 7, 8, b"", CLOSED), Row(2, 0, 0, b"")]):
+            relay.say(message)
+        relay.say(contract.encode_end())
+        for message in contract.encode_ended([(2, CLOSED)]):
+            relay.say(message)
+        await pool.ready(1, 5)
+        await asyncio.sleep(0.05)
+        assert list(seen.rows) == [2], "it lives, so it counts"
+        assert seen.endings == {}
+        assert relay.heard() == []
+        pool.take_over()
+        assert sorted(seen.rows) == [1, 2]
+        assert seen.endings == {2: CLOSED}
+        assert relay.heard() == [contract.Ack((1,)), contract.Ack((2,))]
+        assert pool.connections == {0: 0}
+        pool.stop()
+        Relay.open.pop().sock.close()
+
+    async def test_of_two_relays_with_one_index_the_newer_takes_connections(
+        self, seen: Recorder
+    ) -> None:
+        ready: list[int] = []
+        pool = RelayPool(seen, asyncio.get_running_loop(), on_ready=ready.append)
+        old = Relay(pool, 0)
+        await pool.ready(1, 5)
+        assert await give(pool, 1) == 0
+        new = Relay(pool, 0, ready=False)
+        assert await give(pool, 2) == 0
+        assert [type(one) for one in old.heard()] == [contract.HandOff, contract.HandOff]
+        new.say(contract.encode_hello(1))
+        new.say(contract.encode_end())
+        await until(lambda: len(ready) == 2)
+        assert await give(pool, 3) == 0
+        assert old.heard() == [contract.Retire()]
+        assert [type(one) for one in new.heard()] == [contract.HandOff]
+        assert pool.connections == {0: 3}
+        pool.stop()
+        for relay in (old, new):
+            relay.sock.close()
+        Relay.open.clear()
+
+    async def test_a_relay_that_was_retired_before_is_told_again_and_given_nothing(
+        self, pool: RelayPool
+    ) -> None:
+        ours, theirs = channel.pair()
+        pool.attach(0, 1, theirs, retired=True)
+        await until(lambda: channel.receive(ours) == channel.Message(contract.encode_retire()))
+        channel.send(ours, contract.encode_end())
+        with pytest.raises(LimitError):
+            await give(pool, 1)
+        with pytest.raises(TimeoutError):
+            await pool.ready(1, 0.05)
+        ours.close()
+
+    async def test_before_it_is_in_charge_a_front_retires_nobody(self, seen: Recorder) -> None:
+        pool = RelayPool(seen, asyncio.get_running_loop(), in_charge=False)
+        ours, theirs = channel.pair()
+        pool.attach(0, 1, theirs, retired=True)
+        assert channel.receive(ours) is None
+        pool.take_over()
+        assert channel.receive(ours) == channel.Message(contract.encode_retire())
+        pool.stop()
+        ours.close()
+
+    async def test_a_relay_that_tells_all_again_is_heard_once(
+        self, pool: RelayPool, seen: Recorder
+    ) -> None:
+        """The newer front has died; endings that this one accounted for are no news."""
+        relay = Relay(pool, 0)
+        await pool.ready(1, 5)
+        for conn_id in (1, 2, 3):
+            await give(pool, conn_id)
+        for message in contract.encode_ended([(1, CLOSED)]):
+            relay.say(message)
+        await until(lambda: 1 in seen.endings)
+        relay.heard()
+        told = [Row(1, 7, 8, b"", CLOSED), Row(2, 7, 8, b"", CLOSED), Row(3, 0, 0, b"")]
+        relay.say(contract.encode_hello(1000))
+        for message in contract.encode_rows(told):
+            relay.say(message)
+        relay.say(contract.encode_end())
+        await until(lambda: 3 in seen.rows)
+        assert sorted(seen.rows) == [2, 3]
+        assert relay.heard() == [contract.Ack((1, 2))]
+        assert pool.connections == {0: 1}
+
+    @pytest.mark.parametrize(("theirs", "spoken"), [(1, 1), (2, 2), (9, 2)])
+    async def test_a_relay_is_spoken_to_in_the_older_of_both_versions(
+        self, pool: RelayPool, monkeypatch: pytest.MonkeyPatch, theirs: int, spoken: int
+    ) -> None:
+        monkeypatch.setattr(contract, "VERSION", 2)
+        relay = Relay(pool, 0, ready=False)
+        relay.say(bytes([theirs]) + contract.encode_hello(1)[1:])
+        relay.say(contract.encode_end(1))
+        await pool.ready(1, 5)
+        await give(pool, 1)
+        pool.close(1, Cause.STOPPED)
+        for message in contract.encode_ended([(1, CLOSED)], spoken):
+            relay.say(message)
+        versions = []
+
+        def acknowledged() -> bool:
+            while (message := channel.receive(relay.sock)) is not None:
+                channel.close_all(message.fds)
+                versions.append(contract.version_of(message.data))
+            return len(versions) == 3
+
+        await until(acknowledged)
+        assert versions == [spoken] * 3

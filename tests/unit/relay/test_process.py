@@ -139,3 +139,80 @@ def test_a_retired_relay_waits_for_the_account_of_its_last_ending(relay: Relay) 
 def test_with_its_parent_gone_an_idle_relay_ends(relay: Relay) -> None:
     relay.control.close()
     assert relay.ended()
+
+
+def front_of(relay: Relay) -> socket.socket:
+    """Another front, newer than those before."""
+    ours, theirs = channel.pair()
+    with theirs:
+        assert channel.send(relay.control, b'{"act": "front"}', [theirs.fileno()])
+    return ours
+
+
+def hear_all(front: socket.socket, until: type[contract.ToFront]) -> list[contract.ToFront]:
+    said: list[contract.ToFront] = []
+
+    def came() -> bool:
+        message = channel.receive(front)
+        if message is not None:
+            said.append(contract.decode_to_front(message.data))
+        return bool(said) and isinstance(said[-1], until)
+
+    wait_for(came)
+    return said
+
+
+def test_where_the_newest_front_dies_the_one_before_it_is_told_all_again(relay: Relay) -> None:
+    pairs = [relay.hand_over(conn_id) for conn_id in (1, 2)]
+    newest = front_of(relay)
+    hear_all(newest, contract.End)
+    for far in pairs[0]:
+        far.close()
+    hear_all(newest, contract.Ended)
+    newest.close()
+    hello, *rows, end = hear_all(relay.front, contract.End)
+    assert (type(hello), type(end)) == (contract.Hello, contract.End)
+    told = [row for one in rows if isinstance(one, contract.Rows) for row in one.rows]
+    assert [(row.conn_id, row.ending is None) for row in told] == [(1, False), (2, True)]
+    for far in pairs[1]:
+        far.close()
+    assert isinstance(hear_all(relay.front, contract.Ended)[-1], contract.Ended)
+
+
+def test_an_older_front_that_dies_is_not_missed(relay: Relay) -> None:
+    newest = front_of(relay)
+    hear_all(newest, contract.End)
+    relay.front.close()
+    relay.front = newest
+    client, server = relay.hand_over(1)
+    client.close()
+    server.close()
+    assert isinstance(hear_all(newest, contract.Ended)[-1], contract.Ended)
+
+
+def test_a_relay_answers_in_the_version_in_which_it_is_spoken_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contract, "VERSION", 2)
+    relay = Relay()
+    versions: list[int] = []
+
+    def heard(kind: type[contract.ToFront]) -> bool:
+        message = channel.receive(relay.front)
+        if message is None:
+            return False
+        versions.append(contract.version_of(message.data))
+        return isinstance(contract.decode_to_front(message.data), kind)
+
+    wait_for(lambda: heard(contract.End))
+    assert versions == [2, 1], "HELLO names the newest; the rest can be read by every front"
+    for spoken in (1, 2):
+        hand_off = contract.encode_hand_off(contract.HandOff(spoken, 0, 0, 0, 0, b""), spoken)
+        assert channel.send(relay.front, hand_off)  # without its sockets it ends at once
+        versions.clear()
+        wait_for(lambda: heard(contract.Ended))
+        assert versions == [spoken]
+    channel.send(relay.control, b'{"act": "stop"}')
+    assert relay.ended()
+    relay.front.close()
+    relay.close()
