@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
 from proxy.control.health import HealthMonitor
 from proxy.errors import Cause
 from proxy.server.record import ConnectionRecord, Observer
 
 
 class Observers:
-    """Tells everything to each of `listeners`, and to health what clients meet at hosts.
-
-    Attributes:
-        store_failed_at: monotonic seconds of the affinity store's last failure.
-    """
+    """Tells everything to each of `listeners`, and to health what clients meet at hosts."""
 
     def __init__(self, health: HealthMonitor, *listeners: Observer) -> None:
         self._health = health
         self._listeners = listeners
-        self.store_failed_at: float | None = None
 
     def connection_accepted(self, record: ConnectionRecord) -> None:
         for each in self._listeners:
@@ -52,6 +45,5 @@ class Observers:
             each.pin_disagreed(pool)
 
     def store_failed(self) -> None:
-        self.store_failed_at = time.monotonic()
         for each in self._listeners:
             each.store_failed()

@@ -83,7 +83,7 @@ class PinKeeper:
             in_force = await self.store.touch(self.node, list(touches.values()))
             pins = {touch.key: host for touch, host in zip(touches.values(), in_force, strict=True)}
             for row in live:
-                self._compare(row, pins)
+                await self._settle(row, pins)
                 for key in row.keys:
                     await self._move(row, key, pins[key])
         except StoreError:
@@ -108,13 +108,26 @@ class PinKeeper:
             connection = f"{row.record.id:016x}"  # its lines say who it is, as far as they may
             log.info("pin_moved", extra={"id": connection, "pool": key.pool, "to": host})
 
-    def _compare(self, row: Established, pins: dict[PinKey, str]) -> None:
-        """Nodes that had to place without the table may have disagreed: the table wins, counted
-        once, and nothing that lives moves."""
-        if row.table_was_away and row.keys:
-            row.table_was_away = False
-            if pins[row.keys[0]] != row.record.host and not row.came_by_token:
-                self.observer.pin_disagreed(row.keys[0].pool)
+    async def _settle(self, row: Established, pins: dict[PinKey, str]) -> None:
+        """Nodes that had to place without the table may have disagreed.
+
+        The table wins, counted once, and nothing that lives moves; only a pin to a host that
+        cannot serve gives way to the host where the client is.
+        """
+        if not row.table_was_away or not row.keys:
+            return
+        row.table_was_away = False
+        key, host = row.keys[0], row.record.host
+        pinned = pins[key]
+        if host is None or pinned == host or row.came_by_token:
+            return
+        at = self.pools[key.pool].by_name.get(pinned)
+        if at is None or not at.serves:
+            ttl_s = self._ttl_s(row)
+            pin = await self.store.claim(key, host, expected=pinned, ttl_s=ttl_s)
+            pins[key] = pin.host
+        if pins[key] != host:
+            self.observer.pin_disagreed(key.pool)
 
     def established(self, row: Established) -> None:
         """A connection came (TableWatcher)."""

@@ -128,7 +128,7 @@ class Placer:
             pin = await self.store.get(key)
         except StoreError:
             self._away(visit)
-            return self.known(key)
+            return self.known(key) or self.store.recall(key)
         return pin.host if pin else None
 
     async def _follow_token(self, visit: Visit, decision: Decision) -> Placed | None:

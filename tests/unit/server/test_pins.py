@@ -181,3 +181,15 @@ async def test_what_nodes_could_not_agree_on_is_counted_once_and_nothing_moves(k
         await k.tick([row, same])
     assert k.observed.disagreed == ["desktops"]
     assert await k.host() == "a"
+
+
+async def test_a_pin_to_a_host_that_cannot_serve_gives_way_to_where_the_client_is(
+    k: Keeping,
+) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    k.pools["desktops"].by_name["a"].up = False
+    row = k.connect("b")
+    row.table_was_away = True
+    await k.tick([row])
+    assert await k.host() == "b"
+    assert k.observed.disagreed == []
