@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from proxy.affinity.breaker import Breaker
 from proxy.affinity.memory import Recollection
 from proxy.affinity.redis_client import (
-    CONNECTIONS_MAX,
+    CALLS_MAX,
     FAILURES,
     RedisClient,
     explain,
@@ -66,7 +66,7 @@ class RedisStore:
         self._on_event = on_event
         self._recollection = Recollection()
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
-        self._places = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._places = asyncio.Semaphore(CALLS_MAX)
         self._fault = ""  # why nobody could tell where the primaries are
         self._down_since: float | None = None
         self._wake = asyncio.Event()

@@ -24,6 +24,7 @@ from typing import Any
 from redis.asyncio import Redis, Sentinel
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -34,7 +35,6 @@ from redis.exceptions import (
     NoScriptError,
     RedisClusterException,
     RedisError,
-    ResponseError,
 )
 
 from proxy.affinity.breaker import CALL_LIMIT_S
@@ -42,18 +42,23 @@ from proxy.affinity.redis_scripts import PROBE, Script
 from proxy.errors import StoreError
 from proxy.redis_url import RedisKind, RedisUrl
 
-CONNECTIONS_MAX = 16  # to each server; beyond it the library raises
+CALLS_MAX = 16  # at one time; the library raises where a server would get more connections
 CONNECT_LIMIT_S = 1.0
 PROBE_NAMES = 1000
 
 FAILURES = (RedisError, RedisClusterException, OSError)  # TimeoutError is an OSError
 
+
+class WrongUrlError(RedisError):
+    """The servers answer, and are not what the URL says."""
+
+
 _MISTAKES = (
     AuthenticationError,
     AuthorizationError,
     InvalidResponse,  # it does not speak Redis
-    MovedError,  # a Cluster, where the URL names a single server
     NoPermissionError,
+    WrongUrlError,
     ssl.SSLCertVerificationError,
 )
 
@@ -67,7 +72,8 @@ class RedisClient:
         Raises:
             StoreError: a file that the URL names cannot be read.
         """
-        self._client = _client(url)
+        self._sentinel = _sentinel(url) if url.kind is RedisKind.SENTINEL else None
+        self._client = _client(url) if self._sentinel is None else _named(self._sentinel, url)
         self._cluster = self._client if isinstance(self._client, RedisCluster) else None
         self._name = url.name or str(url.addresses[0])  # of the one primary, outside of a Cluster
         self._mapped = asyncio.Event()
@@ -141,17 +147,38 @@ class RedisClient:
         return size
 
     async def probe(self, server: str) -> None:
-        """Let a primary take a write that leaves nothing behind, on some key that it holds."""
+        """Let a primary take a write that leaves nothing behind, on some key that it holds.
+
+        Raises:
+            WrongUrlError: it is not what the URL says; or any other of `FAILURES`.
+        """
         names = (b"rdp-proxy:probe:%d" % number for number in range(PROBE_NAMES))
         name = next((name for name in names if self.server_of(name) == server), None)
         if name is None:  # it holds next to nothing
             await self._at(server).execute_command("PING")
-        else:
+            return
+        try:
             await self._client.execute_command(*PROBE.teach(name, b""))
+        except MovedError as error:
+            raise WrongUrlError("a Cluster's URL begins with redis+cluster://") from error
+        except MasterNotFoundError as error:
+            if await self._is_unknown(self._name):
+                raise WrongUrlError(f"no Sentinel knows {self._name}") from error
+            raise
 
     async def close(self) -> None:
         """Give the connections back."""
         await self._client.aclose()
+        if self._sentinel is not None:
+            await self._sentinel.aclose()
+
+    async def _is_unknown(self, name: str) -> bool:
+        """Whether Sentinels answer, and none of them has ever heard of this name."""
+        assert self._sentinel is not None
+        asked = (one.sentinel_masters() for one in self._sentinel.sentinels)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        known = [answer for answer in answers if isinstance(answer, dict)]
+        return bool(known) and not any(name in answer for answer in known)
 
     def _at(self, server: str) -> Redis | ClusterNode:
         if self._cluster is None:
@@ -177,22 +204,29 @@ def is_mistake(error: BaseException) -> bool:
     """Whether no waiting will cure it: a wrong password, name, certificate or kind of server."""
     return any(
         isinstance(cause, _MISTAKES)
-        or (type(cause) is ResponseError and not str(cause).startswith("Error running script"))
+        or (getattr(cause, "status_code", None) == "ERR" and not _is_of_a_script(cause))
         or "Cluster mode is not enabled" in str(cause)
         for cause in _causes(error)
     )
 
 
+def _is_of_a_script(error: BaseException) -> bool:
+    """Whether Redis 6.2 says in its own way that a script could not write."""
+    return str(error).startswith("Error running script")
+
+
 def explain(error: BaseException) -> str:
-    """One line for the operator: the cause of all, where it has words."""
-    told = [text for cause in _causes(error) if (text := _text(cause))]
-    return told[-1] if told else f"no answer within {CALL_LIMIT_S * 1000:.0f} ms"
-
-
-def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
-        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-    return str(error).partition("\n")[0]
+    """One line for the operator: what the system said, else what the library said."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, WrongUrlError):
+            return str(cause)
+        if isinstance(cause, ssl.SSLError):
+            return str(cause)
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+    told = [str(cause).partition("\n")[0] for cause in causes if str(cause)]
+    return told[0] if told else "no answer in time"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -204,28 +238,30 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _client(url: RedisUrl) -> Redis | RedisCluster:
     options = _options(url)
-    match url.kind:
-        case RedisKind.SINGLE:
-            ((host, port),) = url.addresses
-            return Redis(host=host, port=port, db=url.db, **options)
-        case RedisKind.SENTINEL:
-            theirs = {key: options[key] for key in options if key not in ("username", "password")}
-            sentinels = Sentinel(  # type: ignore[no-untyped-call]
-                url.addresses,
-                sentinel_kwargs=options if url.sentinel_auth else theirs,
-                db=url.db,
-                **options,
-            )
-            primary: Redis = sentinels.master_for(url.name)
-            return primary
-        case RedisKind.CLUSTER:
-            nodes = [ClusterNode(host, port) for host, port in url.addresses]
-            return RedisCluster(
-                startup_nodes=nodes,
-                require_full_coverage=False,
-                reinitialize_steps=0,  # a MOVED corrects one slot, and closes no connection
-                **options,
-            )
+    if url.kind is RedisKind.SINGLE:
+        ((host, port),) = url.addresses
+        return Redis(host=host, port=port, db=url.db, **options)
+    return RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in url.addresses],
+        require_full_coverage=False,
+        reinitialize_steps=0,  # a MOVED corrects one slot, and closes no connection
+        **options,
+    )
+
+
+def _sentinel(url: RedisUrl) -> Sentinel:
+    options = _options(url)
+    theirs = dict(options)
+    if not url.sentinel_auth:
+        theirs |= {"username": None, "password": None}
+    return Sentinel(  # type: ignore[no-untyped-call]
+        url.addresses, sentinel_kwargs=theirs, db=url.db, **options
+    )
+
+
+def _named(sentinel: Sentinel, url: RedisUrl) -> Redis:
+    primary: Redis = sentinel.master_for(url.name)
+    return primary
 
 
 def _options(url: RedisUrl) -> dict[str, Any]:
@@ -250,7 +286,7 @@ def _options(url: RedisUrl) -> dict[str, Any]:
         "driver_info": None,  # one question less, and one permission
         "socket_timeout": CALL_LIMIT_S,
         "socket_connect_timeout": CONNECT_LIMIT_S,
-        "max_connections": CONNECTIONS_MAX,
+        "max_connections": CALLS_MAX + 2,  # for probes, too
         "retry": Retry(NoBackoff(), 0),
         **tls,
     }

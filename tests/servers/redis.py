@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,7 +75,9 @@ class RedisServer:
         common = ["--bind", "127.0.0.1", "--dir", str(self.directory), "--daemonize", "no"]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *common, *self._options], stdout=log, stderr=log
+                ["setpriv", "--pdeathsig", "KILL", *command, *common, *self._options],
+                stdout=log,
+                stderr=log,
             )
         self.wait_until_it_listens()
         return self
@@ -128,3 +130,56 @@ class RedisFarm:
         """End them all."""
         for server in self.servers:
             server.kill()
+
+
+def start_sentinels(directory: Path, *, down_after_ms: int = 1000) -> tuple[RedisFarm, str]:
+    """A primary, a replica and three Sentinels; and their URL."""
+    primary = RedisServer(directory).start()
+    replica = RedisServer(directory, "--replicaof", "127.0.0.1", str(primary.port)).start()
+    sentinels = [RedisServer(directory, sentinel=True) for _ in range(3)]
+    farm = RedisFarm([primary, replica, *sentinels])
+    for sentinel in sentinels:
+        (sentinel.directory / "redis.conf").write_text(
+            f"sentinel monitor table 127.0.0.1 {primary.port} 2\n"
+            f"sentinel down-after-milliseconds table {down_after_ms}\n"
+            "sentinel failover-timeout table 2000\n"
+        )
+        sentinel.start()
+    wait_for(
+        lambda: all(
+            "num-other-sentinels\n2" in s.cli("sentinel", "master", "table")
+            and "num-slaves\n1" in s.cli("sentinel", "master", "table")
+            for s in sentinels
+        )
+    )
+    wait_for(lambda: "master_link_status:up" in replica.cli("info", "replication"))
+    hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+    return farm, f"redis+sentinel://{hosts}/table"
+
+
+def start_cluster(
+    directory: Path, *, replicas: int = 0, timeout_ms: int = 1000
+) -> tuple[RedisFarm, str]:
+    """A Cluster of three primaries, with so many replicas each; and its URL."""
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(timeout_ms)]
+    count = 3 * (1 + replicas)
+    servers = [
+        RedisServer(directory, *options, port=free_port(also=10_000)).start() for _ in range(count)
+    ]
+    farm = RedisFarm(servers)
+    addresses = [f"127.0.0.1:{server.port}" for server in servers]
+    servers[0].cli(
+        "--cluster", "create", *addresses, "--cluster-replicas", str(replicas), "--cluster-yes"
+    )
+    wait_for(lambda: all("cluster_state:ok" in s.cli("cluster", "info") for s in servers))
+    wait_for(lambda: all(s.cli("cluster", "nodes").count("slave") == 3 * replicas for s in servers))
+    return farm, "redis+cluster://" + ",".join(addresses[:2])
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    """Until it does, for up to 15 seconds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the servers do not come together")
+        time.sleep(0.05)

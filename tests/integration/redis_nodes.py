@@ -1,0 +1,88 @@
+"""Nodes that share a table in Redis, for tests: stores that are looked after, and what they say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from proxy.affinity.redis import RedisStore
+from proxy.affinity.store import PinKey, StoreEvent
+from proxy.errors import StoreError
+
+PATIENCE_S = 30.0
+
+
+@dataclass(slots=True)
+class Node:
+    """A store that `maintain` runs for."""
+
+    store: RedisStore
+    events: list[tuple[StoreEvent, str]] = field(default_factory=list)
+
+    @property
+    def told(self) -> list[StoreEvent]:
+        """The events so far, without their details."""
+        return [event for event, _detail in self.events]
+
+
+@asynccontextmanager
+async def node(url: str) -> AsyncIterator[Node]:
+    """Open a store and look after it meanwhile."""
+    events: list[tuple[StoreEvent, str]] = []
+    store = await RedisStore.open(url, on_event=lambda *event: events.append(event))
+    maintenance = asyncio.create_task(store.maintain())
+    try:
+        yield Node(store, events)
+    finally:
+        maintenance.cancel()
+        await asyncio.wait([maintenance])
+        await store.close()
+    assert maintenance.cancelled()
+
+
+def key(number: int) -> PinKey:
+    """A client."""
+    return PinKey("desktops", f"source:10.0.{number >> 8}.{number & 255}")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that is bound to happen."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@dataclass(slots=True)
+class Logins:
+    """What became of clients that came one after the other: get, then claim."""
+
+    hosts: dict[int, str] = field(default_factory=dict)
+    failures: int = 0
+    longest_s: float = 0.0
+
+    async def come(self, store: RedisStore, number: int) -> None:
+        """One client. It is placed by recollection, or at home, where the table is away."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        host = f"host{number % 7}"
+        try:
+            pin = await store.get(key(number))
+            expected = pin.host if pin else None
+            claimed = await store.claim(key(number), expected or host, expected=expected, ttl_s=600)
+            host = claimed.host
+        except StoreError:
+            self.failures += 1
+            host = store.recall(key(number)) or host
+        self.hosts[number] = host
+        self.longest_s = max(self.longest_s, loop.time() - began)
+
+
+async def log_in(store: RedisStore, logins: Logins, *, while_: Callable[[], bool]) -> None:
+    """Let a client come every 10 ms for as long as something holds."""
+    numbers = iter(range(1_000_000))
+    async with asyncio.TaskGroup() as tasks:
+        while while_():
+            tasks.create_task(logins.come(store, next(numbers) % 500))
+            await asyncio.sleep(0.01)
