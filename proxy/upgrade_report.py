@@ -21,7 +21,7 @@ from pathlib import Path
 _NAME = "rdp-proxy-upgrade"
 _LINK = f"/memfd:{_NAME} (deleted)"
 _ROOM_BYTES = 4096
-_DETAIL_MAX = 500  # characters, six bytes each at most
+_DETAIL_MAX = 300  # characters, twelve bytes each at most
 _POLL_S = 0.05
 PATIENCE_S = 240.0  # all of a parent's deadlines for the steps of an upgrade, and a little
 
