@@ -222,6 +222,8 @@ class _Asked:
         return cls(who(query), query.get("host"))
 
     def holds(self, key: PinKey, pin: Pin) -> bool:
+        if parts_of(key.key) == (None, None):  # what nodes learned, kept in the same table
+            return False
         if self.host is not None and self.host != pin.host:
             return False
         return self.whom == Who(None, None) or self.whom.is_in(key.key)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from proxy.lab.farm import Farm
+from proxy.lab.login import Failure
 from tests.integration.running import RunningProxy, running
+from tests.servers.redis import RedisServer
 from tests.unit.rdp_proxy import rdp_proxy
 
 SOURCE = "127.32.0.1"
@@ -29,6 +31,16 @@ async def shown(proxy: RunningProxy, *words: str) -> dict[str, Any]:
     """What the table says of the client, by key."""
     (pool,) = (await pins(proxy, "show", *WORDS, *words))["pools"]
     return {pin["key"].removeprefix(f"source:{SOURCE}").strip(): pin for pin in pool["pins"]}
+
+
+async def told_in_log(proxy: RunningProxy, event: str, count: int) -> list[dict[str, Any]]:
+    """The lines of one kind, once there are so many: the log follows a little later."""
+
+    async def are_there() -> bool:
+        return len(list(proxy.events(event))) >= count
+
+    await proxy.until(are_there)
+    return list(proxy.events(event))
 
 
 async def host_of(farm: Farm, proxy: RunningProxy, user: str, source: str = SOURCE) -> str | None:
@@ -62,8 +74,8 @@ async def test_a_client_goes_where_he_is_set_until_that_is_cleared(tmp_path: Pat
             hosts.add(await host_of(farm, proxy, "alice"))
             await pins(proxy, "clear", *WORDS)
         assert hosts == set(farm.hosts)
-        assert len(list(proxy.events("pin_set"))) == 4
-        lines = list(proxy.events("pins_cleared"))
+        assert len(await told_in_log(proxy, "pin_set", 4)) == 4
+        lines = await told_in_log(proxy, "pins_cleared", 5)
         assert [line["client"] for line in lines] == [SOURCE] * 5
 
 
@@ -81,7 +93,7 @@ async def test_one_user_of_a_shared_address_is_set_alone(tmp_path: Path) -> None
         told = await shown(proxy)
         assert (told["user:bob"]["host"], told["user:bob"]["expires_in_s"]) == (away, None)
         assert told["user:alice"]["host"] == before
-        (line,) = proxy.events("pin_set")
+        (line,) = await told_in_log(proxy, "pin_set", 1)
         assert "user" not in line
         assert len(line["user_hash"]) == 16
 
@@ -102,6 +114,24 @@ async def test_a_personal_desktop_is_pinned_by_name_from_everywhere(tmp_path: Pa
         assert (await pins(proxy, "list"))["pins"] == []
 
 
+async def test_an_owner_is_refused_rather_than_sent_to_another_desktop(tmp_path: Path) -> None:
+    async with (
+        Farm.start(hosts=2, redirect="none") as farm,
+        running(farm, tmp_path, timeouts={"no_host": "1s"}) as proxy,
+    ):
+        await pins(proxy, "set", *WORDS, "--host", "rdsh02", "--ttl", "never")
+        await farm.hosts["rdsh02"].kill()
+        refused = await farm.client(proxy.address, "alice", source=SOURCE).login()
+        assert refused.failure is Failure.CLOSED
+        await farm.hosts["rdsh02"].start()
+
+        async def is_up() -> bool:
+            return await proxy.metric("host_up", host="rdsh02") == 1
+
+        await proxy.until(is_up)
+        assert await host_of(farm, proxy, "alice") == "rdsh02"
+
+
 async def test_show_and_clear_tell_who_is_connected(tmp_path: Path) -> None:
     async with Farm.start(hosts=3) as farm, running(farm, tmp_path) as proxy:
         client = farm.client(proxy.address, "alice", source=SOURCE)
@@ -114,3 +144,28 @@ async def test_show_and_clear_tell_who_is_connected(tmp_path: Path) -> None:
             assert [live["host"] for live in pin["connections"]] == [result.host]
             assert (await pins(proxy, "clear", "--host", away))["connections"] == 1
             assert await session.echo(b"nothing that lives moves") == b"nothing that lives moves"
+
+
+async def test_what_is_set_at_one_node_holds_at_the_other(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path).start()
+    affinity = {"store": "redis", "url": redis.url}
+    directories = [tmp_path / name for name in ("a", "b")]
+    for directory in directories:
+        directory.mkdir()
+    try:
+        async with (
+            Farm.start(hosts=4, redirect="none") as farm,
+            running(farm, directories[0], affinity=affinity) as a,
+            running(farm, directories[1], affinity=affinity) as b,
+        ):
+            for away, ttl in zip(farm.hosts, ("7d", "60s", "1h", "never"), strict=True):
+                await pins(a, "set", *WORDS, "--host", away, "--ttl", ttl)
+                assert await host_of(farm, b, "alice") == away
+                assert {pin["host"] for pin in (await shown(b)).values()} == {away}
+            assert (await shown(b))[""]["expires_in_s"] is None
+            (listed, *_) = (await pins(b, "list", "--client", SOURCE, "--host", away))["pins"]
+            assert listed["host"] == away
+            assert (await pins(b, "clear", "--host", away))["cleared"] == 2
+            assert {pin["host"] for pin in (await shown(a)).values()} == {None}
+    finally:
+        redis.kill()
