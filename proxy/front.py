@@ -90,7 +90,8 @@ class Front:
         self.gate = Gate(settings.limits, shared, loop.time)
         self.table = ConnectionTable(self.pools, self.gate, self.observers, wall)
         self.relays = RelayPool(self.table, loop, on_ready=link.relay_ready, in_charge=False)
-        node = socket.gethostname()
+        # The same over restarts, and another for a second proxy on this machine.
+        node = f"{socket.gethostname()}:{state_path('')}"
         timeouts = settings.timeouts
         self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
         self.shared = SharedSources(
