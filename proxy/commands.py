@@ -132,17 +132,21 @@ def _set(args: argparse.Namespace) -> int:
 
 
 def _clear(args: argparse.Namespace) -> int:
-    answer = _ask(args, "pins", "DELETE")
+    cleared, living, more = 0, 0, True
+    while more:
+        answer = _ask(args, "pins", "DELETE")
+        cleared += answer["cleared"]
+        living += answer["connections"]
+        more = answer["more"]
 
     def people() -> None:
-        say(f"{number(answer['cleared'], 'pin')} cleared")
-        living = answer["connections"]
+        say(f"{number(cleared, 'pin')} cleared")
         if living:
             verb, own = ("lives", "its pin") if living == 1 else ("live", "their pins")
             live = f"{number(living, 'connection')} of theirs {verb} on this node"
             say(f"{live} and will write {own} again within a minute")
 
-    return _print(args, answer, people)
+    return _print(args, {"cleared": cleared, "connections": living}, people)
 
 
 def _told(pin: dict[str, Any]) -> Iterator[str]:

@@ -34,7 +34,8 @@ from proxy.settings import AffinityKeyKind
 
 log = logging.getLogger(__name__)
 
-_CLEARED_AT_ONCE = 64
+_CLEARED_AT_ONCE = 32
+_CLEARING_S = 20.0  # then whoever clears is told to ask for the rest: a million pins take a minute
 _ANYWHERE = ipaddress.ip_address("0.0.0.0")  # for a key by user, which is the same from everywhere
 _TTL = duration(60, word="never")
 
@@ -122,7 +123,9 @@ class PinDesk:
         if not query:
             raise QueryError("what to clear: a client, a user, a host or a pool is wanted")
         asked = _Asked.of(query)
-        cleared, living, batch = 0, set[int](), list[PinKey]()
+        cleared, living, batch, more = 0, set[int](), list[PinKey](), False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CLEARING_S
 
         async def clear_batch() -> int:
             for key in batch:
@@ -138,10 +141,12 @@ class PinDesk:
                     batch.append(key)
                 if len(batch) == _CLEARED_AT_ONCE:
                     cleared += await clear_batch()
+                    if more := loop.time() >= deadline:
+                        break
             cleared += await clear_batch()
         finally:
             log.info("pins_cleared", extra=self._told(query) | {"count": cleared})
-        return json_answer({"cleared": cleared, "connections": len(living)})
+        return json_answer({"cleared": cleared, "connections": len(living), "more": more})
 
     def _chosen(self, query: Mapping[str, str]) -> list[Pool]:
         """The pool that is asked for, or all."""

@@ -13,6 +13,7 @@ import pytest
 from proxy import cli
 from proxy.address import Address
 from proxy.affinity.store import NEVER, PinKey
+from proxy.control import pins
 from proxy.control.admin import admin_routes
 from proxy.settings import AdminSettings, UnixPath
 from tests.unit.control.farm import FARM, connection
@@ -123,6 +124,14 @@ async def test_pins_are_cleared_and_counted(
     lines = await said(tmp_path, "pins", "clear", "--host", "rdsh01")
     assert lines == ["2 pins cleared", *(f"{line} within a minute" for line in told)]
     assert await said(tmp_path, "pins", "clear", "--pool", "desktops") == ["0 pins cleared"]
+
+
+async def test_a_long_clearing_goes_on_to_its_end(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "_CLEARING_S", 0.0)
+    await desk.fill({PinKey("desktops", f"user:{number}"): "rdsh01" for number in range(100)})
+    assert await said(tmp_path, "pins", "clear", "--pool", "desktops") == ["100 pins cleared"]
 
 
 @pytest.mark.usefixtures("desk")

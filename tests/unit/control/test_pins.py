@@ -13,6 +13,7 @@ import pytest
 
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import NEVER, PinKey
+from proxy.control import pins
 from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.pins import PinDesk
 from proxy.routing.pool import Pool
@@ -44,7 +45,7 @@ class Desk:
         self.pools["desktops"] = Pool(settings)
 
     def views(self) -> AdminViews:
-        pins = PinDesk(
+        desk = PinDesk(
             self.store,
             lambda: self.pools,
             lambda key: self.live.get(key, []),
@@ -55,7 +56,7 @@ class Desk:
             health=list,
             hosts=lambda: [host for pool in self.pools.values() for host in pool.hosts],
             connections=lambda: [connection(user="[bold]alice", host_address=None)],
-            pins=pins,
+            pins=desk,
             wall=lambda: NOW,
         )
 
@@ -164,7 +165,19 @@ async def test_whoever_clears_is_told_who_will_write_the_pins_again(desk: Desk) 
     await desk.fill({BY_SOURCE: "rdsh01", OWN: "rdsh01"})
     desk.live = {BY_SOURCE: [connection(id=1), connection(id=2)], OWN: [connection(id=1)]}
     answer = await desk.ask("DELETE", client=ALICE)
-    assert answer == {"cleared": 2, "connections": 2}
+    assert answer == {"cleared": 2, "connections": 2, "more": False}
+
+
+async def test_a_long_clearing_pauses_and_is_asked_for_the_rest(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "_CLEARING_S", 0.0)
+    await desk.fill({PinKey("desktops", f"user:{number}"): "rdsh01" for number in range(100)})
+    cleared = [0]
+    while (answer := await desk.ask("DELETE", pool="desktops"))["more"]:
+        cleared.append(answer["cleared"])
+    assert sum(cleared) + answer["cleared"] == 100
+    assert len(cleared) > 2
 
 
 async def test_a_client_is_set_under_the_pools_own_key_for_the_pools_own_time(desk: Desk) -> None:
