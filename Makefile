@@ -13,7 +13,7 @@ UNIT := tests/unit tests/fuzz tests/test_house.py
 
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := freerdp2-x11 openssl rdesktop xrdp xvfb
-DEPLOY_PACKAGES := prometheus
+DEPLOY_PACKAGES := prometheus systemd
 STORE_PACKAGES := redis-sentinel redis-server redis-tools
 BENCH_PACKAGES := haproxy nginx libnginx-mod-stream gcc libc6-dev iproute2
 
@@ -61,7 +61,7 @@ coverage: setup  ## what the last `make unit integration COVERAGE=1` has left ou
 interop: setup  ## real RDP clients and hosts; needs `make packages`
 	$(BIN)/pytest tests/interop
 
-deploy-check: setup  ## lint image, compose file and alert rules; needs `make packages`
+deploy-check: setup  ## lint image, compose file, service and alert rules; needs `make packages`
 	$(BIN)/pytest tests/deploy
 
 bench: setup  ## side by side with HAProxy and nginx, as root: make bench BENCH="--quick --json FILE"

@@ -15,6 +15,7 @@ _COMES_WITH = {
     "check-jsonschema": "make setup",
     "hadolint": "make setup",
     "promtool": "make packages",
+    "systemd-analyze": "make packages",
 }
 
 
