@@ -107,7 +107,8 @@ class RedisStore:
     async def get(self, key: PinKey) -> Pin | None:
         """The pin in force, or None where it is absent or expired."""
         name = name_of(key)
-        values = await self._guarded(name, self._client.command("HMGET", name, *FIELDS))
+        server = self._client.server_of(name)
+        values = await self._guarded(server, self._client.command(server, "HMGET", name, *FIELDS))
         pin = self._in_force(values)
         if pin is None:
             self._recollection.forget(key)
@@ -166,7 +167,7 @@ class RedisStore:
             cursor = 0
             while True:
                 page = self._client.scan_page(server, cursor, pattern, SCAN_COUNT, FIELDS)
-                cursor, found = await self._guarded_at(server, page)
+                cursor, found = await self._guarded(server, page)
                 for name, values in found:
                     if pin := self._in_force(values):
                         yield key_of(name), pin
@@ -177,14 +178,16 @@ class RedisStore:
         """Forget one pin; False where there was none."""
         name = name_of(key)
         was = await self.get(key)
-        await self._guarded(name, self._client.command("UNLINK", name))
+        server = self._client.server_of(name)
+        await self._guarded(server, self._client.command(server, "UNLINK", name))
         self._recollection.forget(key)
         return was is not None
 
     async def size(self) -> int:
         """How many keys the databases of the primaries hold, whatever they are."""
+        command = self._client.command
         servers = self._client.servers()
-        return sum([await self._guarded_at(one, self._client.size(one)) for one in servers])
+        return sum([await self._guarded(one, command(one, "DBSIZE")) for one in servers])
 
     async def maintain(self) -> None:
         """Probe until cancelled. One task of its owner runs this."""
@@ -234,7 +237,6 @@ class RedisStore:
         try:
             await self._client.probe(server)
         except FAILURES as error:
-            self._client.call_failed()
             self._breakers[server].open(explain(error))
             return error
         self._breakers[server].succeeded()
@@ -242,7 +244,9 @@ class RedisStore:
 
     async def _run(self, script: Script, key: PinKey, *words: bytes) -> Any:
         name = name_of(key)
-        return await self._guarded(name, self._client.run(script, name, self._time(), *words))
+        server = self._client.server_of(name)
+        work = self._client.run(server, script, name, self._time(), *words)
+        return await self._guarded(server, work)
 
     async def _touch(self, server: str, node: str, touches: Sequence[Touch]) -> list[str]:
         now, by_node = self._time(), node.encode()
@@ -250,22 +254,13 @@ class RedisStore:
             (name_of(one.key), now, by_node, one.host.encode(), milliseconds(one.ttl_s))
             for one in touches
         ]
-        replies = await self._guarded_at(server, self._client.run_each(TOUCH, rounds))
+        replies = await self._guarded(server, self._client.run_each(server, TOUCH, rounds))
         hosts = [reply.decode() for reply in replies]
         for one, host in zip(touches, hosts, strict=True):
             self._recollection.note(one.key, host)
         return hosts
 
-    async def _guarded(self, name: bytes, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Do `work` on the server that holds `name`."""
-        try:
-            server = self._client.server_of(name)
-        except StoreError:
-            work.close()
-            raise
-        return await self._guarded_at(server, work)
-
-    async def _guarded_at(self, server: str, work: Coroutine[Any, Any, _Result]) -> _Result:
+    async def _guarded(self, server: str, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Do `work` on a server within the time that its breaker leaves.
 
         Raises:
@@ -275,19 +270,15 @@ class RedisStore:
         if breaker.is_open:
             work.close()
             raise StoreError(breaker.fault)
-        is_done = False
         try:
             async with breaker.limit(), self._places:
                 result = await work
-            is_done = True
         except FAILURES as error:
             breaker.failed(explain(error))
+            self._wake.set()
             raise StoreError(explain(error)) from error
         finally:
-            work.close()
-            if not is_done:
-                self._client.call_failed()
-                self._wake.set()
+            work.close()  # where it has not begun
         breaker.succeeded()
         return result
 

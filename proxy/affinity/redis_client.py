@@ -5,9 +5,10 @@ closed port. Here nothing is retried, no connection is pinged before use, and no
 longer than a call may take. (`Retry` must be the one of `redis.asyncio`: the other one is accepted
 and never awaited.) To connect may take a second, for `probe`; the path has limits of its own.
 
-A client of a Cluster reads its map anew after every failure, in the middle of whatever call comes
-next, and closes all connections when that call is cancelled. So calls wait, within their limit,
-until `refresh` has done it beside the path.
+The client of a Cluster reads its map anew after every failure, in the middle of whatever call
+comes next, and closes the connections to all nodes when that call is cancelled: one node that
+stands still would hold up the calls to all others. So calls go to their node itself, `refresh`
+reads the map beside the path, and the client is asked on the path only to follow a redirection.
 
 Invariant: every error of the library is in `FAILURES`.
 """
@@ -22,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis, Sentinel
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    ClusterError,
     InvalidResponse,
     MovedError,
     NoPermissionError,
@@ -76,7 +79,7 @@ class RedisClient:
         self._client = _client(url) if self._sentinel is None else _named(self._sentinel, url)
         self._cluster = self._client if isinstance(self._client, RedisCluster) else None
         self._name = url.name or str(url.addresses[0])  # of the one primary, outside of a Cluster
-        self._mapped = asyncio.Event()
+        self._failed: str | None = None  # the server that a probe found wanting
 
     def servers(self) -> list[str]:
         """The names of all primaries."""
@@ -95,56 +98,48 @@ class RedisClient:
         return node.name if node else self._name
 
     async def refresh(self) -> None:
-        """See where the primaries are. It takes its time; not for the path."""
+        """See where the primaries are, if a probe failed. It takes its time; not for the path."""
         if self._cluster is not None:
-            await self._cluster.initialize()
-        self._mapped.set()
+            failed, self._failed = self._failed, None
+            await self._cluster.initialize(last_failed_node_name=failed)
 
-    def call_failed(self) -> None:
-        """The library may want to see where the primaries are, and must not do it on the path."""
-        if self._cluster is not None:
-            self._mapped.clear()
-
-    async def run(self, script: Script, *arguments: bytes) -> Any:
-        """What a script answers; it is taught to a server that does not know it."""
-        await self._mapped.wait()
+    async def command(self, server: str, *words: Any) -> Any:
+        """What a command answers."""
+        if self._cluster is None:
+            return await self._client.execute_command(*words)
         try:
-            return await self._client.execute_command(*script.call(*arguments))
-        except NoScriptError:
-            return await self._client.execute_command(*script.teach(*arguments))
+            return await self._node(server).execute_command(*words)
+        except AskError:  # or MovedError: it goes to another node
+            return await self._cluster.execute_command(*words)
 
-    async def run_each(self, script: Script, rounds: Sequence[tuple[bytes, ...]]) -> list[Any]:
+    async def run(self, server: str, script: Script, *arguments: bytes) -> Any:
+        """What a script answers; it is taught to a server that does not know it."""
+        try:
+            return await self.command(server, *script.call(*arguments))
+        except NoScriptError:
+            return await self.command(server, *script.teach(*arguments))
+
+    async def run_each(
+        self, server: str, script: Script, rounds: Sequence[tuple[bytes, ...]]
+    ) -> list[Any]:
         """What a script answers to each of these arguments, whose keys are on one server."""
-        await self._mapped.wait()
-        replies = await self._send([script.call(*arguments) for arguments in rounds])
+        replies = await self._send(server, [script.call(*arguments) for arguments in rounds])
         for i, reply in enumerate(replies):
-            if isinstance(reply, NoScriptError):
-                replies[i] = await self.run(script, *rounds[i])
+            if isinstance(reply, NoScriptError | AskError):
+                replies[i] = await self.run(server, script, *rounds[i])
             elif isinstance(reply, Exception):
                 raise reply
         return replies
-
-    async def command(self, *words: str | bytes) -> Any:
-        """What any command with a key answers."""
-        await self._mapped.wait()
-        return await self._client.execute_command(*words)
 
     async def scan_page(
         self, server: str, cursor: int, pattern: str, count: int, fields: Sequence[bytes]
     ) -> tuple[int, list[tuple[bytes, list[bytes]]]]:
         """The next cursor (0: it was the last page), and these fields of the keys of a page."""
-        await self._mapped.wait()
         words = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
-        next_cursor, names = await self._at(server).execute_command(*words)
-        values = await self._send([("HMGET", name, *fields) for name in names])
+        next_cursor, names = await self.command(server, *words)
+        values = await self._send(server, [("HMGET", name, *fields) for name in names])
         found = zip(names, values, strict=True)
         return next_cursor, [(name, row) for name, row in found if isinstance(row, list)]
-
-    async def size(self, server: str) -> int:
-        """How many keys a primary holds."""
-        await self._mapped.wait()
-        size: int = await self._at(server).execute_command("DBSIZE")
-        return size
 
     async def probe(self, server: str) -> None:
         """Let a primary take a write that leaves nothing behind, on some key that it holds.
@@ -155,8 +150,9 @@ class RedisClient:
         names = (b"rdp-proxy:probe:%d" % number for number in range(PROBE_NAMES))
         name = next((name for name in names if self.server_of(name) == server), None)
         if name is None:  # it holds next to nothing
-            await self._at(server).execute_command("PING")
+            await self.command(server, "PING")
             return
+        self._failed = server
         try:
             await self._client.execute_command(*PROBE.teach(name, b""))
         except MovedError as error:
@@ -165,6 +161,7 @@ class RedisClient:
             if await self._is_unknown(self._name):
                 raise WrongUrlError(f"no Sentinel knows {self._name}") from error
             raise
+        self._failed = None
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -180,19 +177,21 @@ class RedisClient:
         known = [answer for answer in answers if isinstance(answer, dict)]
         return bool(known) and not any(name in answer for answer in known)
 
-    def _at(self, server: str) -> Redis | ClusterNode:
-        if self._cluster is None:
-            assert isinstance(self._client, Redis)
-            return self._client
+    def _node(self, server: str) -> ClusterNode:
+        assert self._cluster is not None
         node = self._cluster.get_node(node_name=server)
         if node is None:
-            raise StoreError(f"{server} has left the Cluster")
+            raise ClusterError(f"{server} has left the Cluster")
         return node
 
-    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _send(self, server: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The replies to commands that are sent together, errors among them."""
         if not commands:
             return []
+        if self._cluster is not None:
+            sent = [PipelineCommand(i, *words) for i, words in enumerate(commands)]
+            await self._node(server).execute_pipeline(sent)
+            return [one.result for one in sent]
         async with self._client.pipeline(transaction=False) as pipe:
             for words in commands:
                 pipe.execute_command(*words)

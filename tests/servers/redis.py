@@ -68,7 +68,7 @@ class RedisServer:
         # A Sentinel keeps its state in its configuration file.
         file = self.directory / "redis.conf"
         if not self._sentinel:
-            file.write_text('save ""\nappendonly no\n')
+            file.write_text('save ""\nappendonly no\nrepl-diskless-sync-delay 0\n')
         elif not file.exists():
             file.write_text("")
         command = [program(name, name), str(file), "--port", str(self.port)]
@@ -173,6 +173,12 @@ def start_cluster(
     )
     wait_for(lambda: all("cluster_state:ok" in s.cli("cluster", "info") for s in servers))
     wait_for(lambda: all(s.cli("cluster", "nodes").count("slave") == 3 * replicas for s in servers))
+    wait_for(
+        lambda: (
+            sum("master_link_status:up" in s.cli("info", "replication") for s in servers)
+            == 3 * replicas
+        )
+    )
     return farm, "redis+cluster://" + ",".join(addresses[:2])
 
 

@@ -1,0 +1,155 @@
+"""The shared table behind Sentinels and over a Cluster, whose primaries die, freeze and move."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.affinity.redis import name_of
+from proxy.affinity.store import StoreEvent, Touch
+from tests.integration.redis_nodes import Logins, Node, key, log_in, node, until
+from tests.servers.redis import RedisFarm, start_cluster, start_sentinels
+
+BOUND_S = 2.0
+CLIENTS = 200
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[tuple[RedisFarm, str]]:
+    farm, url = start_sentinels(tmp_path)
+    yield farm, url
+    farm.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[RedisFarm, str]]:
+    farm, url = start_cluster(tmp_path, replicas=1)
+    yield farm, url
+    farm.close()
+
+
+async def pin_everybody(one: Node) -> None:
+    for number in range(CLIENTS):
+        await one.store.claim(key(number), f"host{number % 7}", expected=None, ttl_s=600.0)
+
+
+async def log_in_until_it_is_back(one: Node) -> Logins:
+    """Clients come all the time, from before the table is away until after it is back."""
+    logins = Logins()
+    await log_in(one.store, logins, while_=lambda: StoreEvent.BACK not in one.told)
+    return logins
+
+
+def strayed(logins: Logins) -> list[int]:
+    """Who was not placed on its host."""
+    return [number for number, host in logins.hosts.items() if host != f"host{number % 7}"]
+
+
+async def test_sentinels_name_a_new_primary_and_nobody_strays(
+    sentinels: tuple[RedisFarm, str],
+) -> None:
+    farm, url = sentinels
+    async with node(url) as one:
+        await pin_everybody(one)
+        farm.servers[0].kill()
+        async with asyncio.timeout(30.0):
+            logins = await log_in_until_it_is_back(one)
+        assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
+        assert strayed(logins) == []
+        assert logins.failures > 0
+        assert logins.longest_s < BOUND_S
+        touches = [Touch(key(n), f"host{n % 7}", 600.0) for n in range(CLIENTS)]
+        assert await one.store.touch("one", touches) == [touch.host for touch in touches]
+        assert int(farm.servers[1].cli("dbsize")) >= CLIENTS
+
+
+async def test_a_primary_that_froze_and_was_replaced_is_left_alone_when_it_wakes(
+    sentinels: tuple[RedisFarm, str],
+) -> None:
+    farm, url = sentinels
+    async with node(url) as one:
+        await pin_everybody(one)
+        farm.servers[0].freeze()
+        async with asyncio.timeout(30.0):
+            logins = await log_in_until_it_is_back(one)
+        farm.servers[0].thaw()
+        assert strayed(logins) == []
+        assert logins.longest_s < BOUND_S
+        await one.store.claim(key(9999), "a", expected=None, ttl_s=600.0)
+        assert farm.servers[1].cli("exists", name_of(key(9999)).decode()) == "1"
+
+
+async def test_a_sentinel_that_is_gone_is_not_missed(sentinels: tuple[RedisFarm, str]) -> None:
+    farm, url = sentinels
+    farm.servers[2].kill()
+    farm.servers[3].freeze()
+    async with node(url) as one:
+        await until(lambda: one.store.is_up)
+        assert (await one.store.claim(key(1), "a", expected=None, ttl_s=60.0)).host == "a"
+
+
+async def test_a_cluster_holds_pins_on_all_of_its_primaries(
+    cluster: tuple[RedisFarm, str],
+) -> None:
+    farm, url = cluster
+    async with node(url) as one, node(url) as two:
+        for number in range(60):
+            pins = await asyncio.gather(
+                one.store.claim(key(number), "a", expected=None, ttl_s=60.0),
+                two.store.claim(key(number), "b", expected=None, ttl_s=60.0),
+            )
+            assert len({pin.host for pin in pins}) == 1
+        touches = [Touch(key(n), "a", 600.0) for n in range(60, 2000)]
+        assert set(await one.store.touch("one", touches)) == {"a"}
+        assert {k async for k, _pin in two.store.scan()} == {key(n) for n in range(2000)}
+        assert await one.store.size() == 2000
+        primaries = [s for s in farm.servers if "role:master" in s.cli("info", "replication")]
+        assert all(int(server.cli("dbsize")) > 300 for server in primaries)
+        assert await one.store.clear(key(1))
+
+
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+async def test_a_cluster_that_loses_a_primary_serves_the_other_slots_and_heals(
+    cluster: tuple[RedisFarm, str], how: str
+) -> None:
+    farm, url = cluster
+    async with node(url) as one:
+        await pin_everybody(one)
+        lost = next(s for s in farm.servers if "role:master" in s.cli("info", "replication"))
+        getattr(lost, how)()
+        async with asyncio.timeout(30.0):
+            logins = await log_in_until_it_is_back(one)
+        assert strayed(logins) == []
+        assert logins.failures > 0
+        assert logins.longest_s < BOUND_S
+        assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
+        for number in range(CLIENTS):
+            assert (await one.store.claim(key(number), "z", expected=None, ttl_s=60.0)).host != "z"
+
+
+async def test_slots_that_move_are_followed(cluster: tuple[RedisFarm, str]) -> None:
+    farm, url = cluster
+    async with node(url) as one:
+        await pin_everybody(one)
+        name = name_of(key(1)).decode()
+        slot = farm.servers[0].cli("cluster", "keyslot", name)
+        primaries = [s for s in farm.servers if "role:master" in s.cli("info", "replication")]
+        (source,) = [s for s in primaries if s.cli("cluster", "countkeysinslot", slot) != "0"]
+        target = next(server for server in primaries if server is not source)
+        ids = {s.port: s.cli("cluster", "myid") for s in (source, target)}
+        assert target.cli("cluster", "setslot", slot, "importing", ids[source.port]) == "OK"
+        assert source.cli("cluster", "setslot", slot, "migrating", ids[target.port]) == "OK"
+        source.cli("migrate", "127.0.0.1", str(target.port), name, "0", "5000")
+        on_its_way = await one.store.claim(key(1), "z", expected=None, ttl_s=600.0)
+        assert on_its_way.host == "host1"
+        touches = [Touch(key(n), f"host{n % 7}", 600.0) for n in range(CLIENTS)]
+        assert await one.store.touch("one", touches) == [touch.host for touch in touches]
+        for server in (target, source):
+            assert server.cli("cluster", "setslot", slot, "node", ids[target.port]) == "OK"
+        arrived = await one.store.claim(key(1), "z", expected=None, ttl_s=600.0)
+        assert arrived.host == "host1"
+        assert await one.store.touch("one", touches) == [touch.host for touch in touches]
+        assert one.told == []
