@@ -81,7 +81,7 @@ def test_operations_has_a_row_for_every_event_of_the_log() -> None:
     logged = re.compile(levels + r'\(\s*(?:level,\s*)?"([a-z_]+)"')
     sources = list((ROOT / "proxy").rglob("*.py"))
     events = {event for path in sources for event in logged.findall(path.read_text())}
-    told = re.compile(r'\b_tell\(\w+, "([a-z_]+)"')  # of connections
+    told = re.compile(r'\b_tell\([\w.]+, "([a-z_]+)"')  # of connections
     events |= {event for path in sources for event in told.findall(path.read_text())}
     said = re.compile(r'\bsay\("([a-z_]+)"')  # by the parent
     parents = [text for text in map(Path.read_text, sources) if "from proxy.notify import" in text]
