@@ -19,6 +19,7 @@ import proxy as product
 from proxy.lab.client import Session
 from proxy.lab.farm import Farm
 from proxy.lab.login import LoginResult
+from proxy.wire.x224 import encode_connection_request
 from tests.integration.running import RunningProxy, running
 
 INSTALLED = Path(product.__file__).parent
@@ -365,3 +366,63 @@ async def test_it_is_the_same_as_the_first_process_of_a_container(tmp_path: Path
         os.kill(first, signal.SIGTERM)
         await session.closed()
         assert await proxy.child.wait() == 0
+
+
+async def test_a_client_in_the_hands_of_the_old_front_is_brought_to_its_host(
+    tmp_path: Path,
+) -> None:
+    request = encode_connection_request(line=b"Cookie: mstshash=slow", requested_protocols=1)
+    async with (
+        Farm.start(hosts=2, redirect="none") as farm,
+        running(farm, tmp_path) as proxy,
+    ):
+        reader, writer = await asyncio.open_connection(*proxy.address)
+        writer.write(request[:5])
+
+        async def accepted() -> bool:
+            return await proxy.metric("connections_accepted_total") >= 1
+
+        await proxy.until(accepted)
+        async with asyncio.TaskGroup() as tasks:
+            upgrading = tasks.create_task(upgrade(proxy))
+
+            async def replaced() -> bool:
+                return bool(list(proxy.events("replaced")))
+
+            await proxy.until(replaced)
+            assert (await farm.client(proxy.address, "quick").login()).ok, "the new one serves"
+            assert not upgrading.done()
+            writer.write(request[5:])
+            assert (await reader.read(1)) == b"\x03", "the host has answered"
+        assert upgrading.result()[0] == 0
+        assert await proxy.metric("connections_active") == 1
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_old_front_that_dies_in_the_middle_of_an_upgrade_is_no_loss(
+    tmp_path: Path,
+) -> None:
+    async with (
+        Farm.start(hosts=2, redirect="none") as farm,
+        running(farm, tmp_path) as proxy,
+        AsyncExitStack() as stack,
+    ):
+        _, session = await stack.enter_async_context(farm.client(proxy.address, "a").session())
+        assert session is not None
+        old = proxy.front
+        os.kill(proxy.child.pid, signal.SIGUSR2)
+
+        async def another() -> bool:
+            return len(proxy.children("proxy.app")) == 2
+
+        await proxy.until(another)
+        os.kill(old, signal.SIGKILL)
+
+        async def upgraded() -> bool:
+            return bool(list(proxy.events("upgraded")))
+
+        await proxy.until(upgraded)
+        assert await session.echo(b"alive") == b"alive"
+        assert (await farm.client(proxy.address, "b").login()).ok
+        assert await proxy.metric("connections_active") == 1
