@@ -281,7 +281,9 @@ class AffinitySettings(Section):
     say who they are they are pinned by source and user from then on. Or `off`."""
     url: Annotated[str, notation.URL] | None = Field(default=None, repr=False)
     """Where Redis is: `redis://HOST:PORT/DB`, `redis+sentinel://HOST:PORT,HOST:PORT/NAME` or
-    `redis+cluster://HOST:PORT,HOST:PORT`; `rediss` for TLS. Needed by `redis` and by it alone."""
+    `redis+cluster://HOST:PORT,HOST:PORT`; `rediss` for TLS; `USER:PASSWORD@` before the hosts.
+    Behind a `?` may stand `ca=FILE`, `cert=FILE` (certificate and key), `password_file=FILE` and
+    `sentinel_auth=yes` (Sentinels have the same password). Needed by `redis` and by it alone."""
 
     @model_validator(mode="after")
     def _url_goes_with_redis(self) -> Self:

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.affinity import sqlite, sqlite_file
 from proxy.affinity.sqlite import SqliteStore
-from proxy.affinity.store import PinKey, StoreEvent, Touch
+from proxy.affinity.store import NEVER, PinKey, StoreEvent, Touch
 from proxy.errors import StoreError
 
 
@@ -91,6 +91,33 @@ async def test_pins_that_made_room_are_told_once_a_sweep(opened: Opened) -> None
     await opened.store.sweep_once()
     await opened.store.sweep_once()
     assert opened.events == [(StoreEvent.EVICTED, "3 pins made room, 4 stay")]
+
+
+async def test_a_pin_without_expiry_is_never_the_one_that_makes_room(opened: Opened) -> None:
+    await opened.store.assign(key("own"), "a", ttl_s=NEVER)
+    for n in range(7):
+        opened.clock.now += 1.0
+        await claim(opened.store, n)
+    assert await names(opened.store) == {"own", "4", "5", "6"}
+
+
+async def test_a_failure_is_seen_until_a_success(opened: Opened) -> None:
+    await claim(opened.store, "x")
+    with opened.locked(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "BUSY_LIMIT_S", 0.001)
+        with pytest.raises(StoreError):
+            await claim(opened.store, "x")
+        assert not opened.store.is_up
+        assert opened.store.recall(key("x")) == "a"
+    assert await opened.store.get(key("x")) is not None
+    assert opened.store.is_up
+
+
+async def test_a_table_that_cannot_be_read_recalls_nothing(opened: Opened) -> None:
+    await claim(opened.store, "x")
+    opened.store._db.close()
+    assert opened.store.recall(key("x")) is None
+    opened.store._db = sqlite3.connect(":memory:", check_same_thread=False)
 
 
 async def test_a_known_pin_needs_no_room(opened: Opened) -> None:
