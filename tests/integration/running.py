@@ -156,13 +156,10 @@ class RunningProxy:
 
 
 @asynccontextmanager
-async def running(
-    farm: Farm, directory: Path, *, prefix: Sequence[str] = (), **overrides: Any
-) -> AsyncIterator[RunningProxy]:
-    """rdp-proxy in front of a farm, begun by the command `prefix`.
-
-    `overrides` are those of `Farm.config`.
-    """
+async def running(farm: Farm, directory: Path, **overrides: Any) -> AsyncIterator[RunningProxy]:
+    """rdp-proxy in front of a farm; `overrides` as for `Farm.config`, and the command `prefix` that
+    begins it."""
+    prefix: Sequence[str] = overrides.pop("prefix", ())
     bind = overrides.pop("bind", None) or Address("127.0.0.1", free_port())
     metrics = Address("127.0.0.1", free_port())
     config = farm.config_yaml(bind, directory, metrics={"bind": str(metrics)}, **overrides)
