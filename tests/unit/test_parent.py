@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy import channel, child, notify, parent
-from proxy.child import Child, Role
+from proxy import channel, notify, parent
+from proxy.child import BLOCKED, Child, Role
 from proxy.parent import Parent
 
 ROOT = Path(__file__).parents[2]
@@ -250,7 +250,7 @@ def test_run_starts_the_front_with_its_arguments(monkeypatch: pytest.MonkeyPatch
 
 
 def test_children_begin_with_their_signals_blocked_and_not_ignored() -> None:
-    assert set(child.BLOCKED) >= {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
+    assert set(BLOCKED) >= {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
     show = (
         "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),"
         " signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, flush=True)"
