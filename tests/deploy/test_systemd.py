@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app import EXIT_CONFIG
 from proxy.settings import LimitSettings, TimeoutSettings
 from tests.deploy.tools import ROOT, run_tool
 
@@ -60,7 +61,7 @@ def test_a_service_without_a_sandbox_has_more(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("key", ["ExecStartPre", "ExecStart", "ExecReload"])
+@pytest.mark.parametrize("key", ["ExecStart", "ExecReload"])
 def test_the_commands_of_the_service_exist(key: str) -> None:
     (line,) = values(key)
     program, command, *_ = shlex.split(line)
@@ -85,6 +86,10 @@ def test_a_stop_has_more_time_than_the_program_takes() -> None:
 def test_the_open_files_reach_for_all_connections_in_one_relay() -> None:
     (files,) = values("LimitNOFILE")
     assert (int(files) - 64) // 2 >= LimitSettings().connections
+
+
+def test_a_file_that_cannot_be_used_is_no_reason_to_start_again() -> None:
+    assert values("RestartPreventExitStatus") == [str(EXIT_CONFIG)]
 
 
 def test_the_main_process_alone_is_told_to_stop_and_speaks_to_systemd() -> None:
