@@ -214,7 +214,6 @@ class RedisStore:
         failures: list[BaseException] = []
         try:
             await self._client.refresh()
-            self._fault = ""
         except FAILURES as error:
             self._fault = explain(error)
             failures.append(error)
@@ -224,6 +223,7 @@ class RedisStore:
                 del self._breakers[gone]
             found = await asyncio.gather(*map(self._probe, servers))
             failures += [failure for failure in found if failure is not None]
+            self._fault = ""  # from here on the breakers tell
         self._tell()
         for failure in failures:
             if is_mistake(failure):

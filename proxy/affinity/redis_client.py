@@ -101,7 +101,10 @@ class RedisClient:
         """See where the primaries are, if a probe failed. It takes its time; not for the path."""
         if self._cluster is not None:
             failed, self._failed = self._failed, None
-            await self._cluster.initialize(last_failed_node_name=failed)
+            try:
+                await self._cluster.initialize(last_failed_node_name=failed)
+            except IndexError as error:  # so the library says that nobody holds any slot
+                raise ClusterError("the Cluster has no slots yet") from error
 
     async def command(self, server: str, *words: Any) -> Any:
         """What a command answers."""
@@ -166,6 +169,9 @@ class RedisClient:
     async def close(self) -> None:
         """Give the connections back."""
         await self._client.aclose()
+        if self._cluster is not None:  # which does not close what it has yet to read anew
+            for nodes in ("nodes_cache", "startup_nodes"):
+                await self._cluster.nodes_manager.aclose(nodes)
         if self._sentinel is not None:
             await self._sentinel.aclose()
 
@@ -243,6 +249,7 @@ def _client(url: RedisUrl) -> Redis | RedisCluster:
     return RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in url.addresses],
         require_full_coverage=False,
+        dynamic_startup_nodes=False,  # the URL's names stay good when all addresses change
         reinitialize_steps=0,  # a MOVED corrects one slot, and closes no connection
         **options,
     )

@@ -11,7 +11,13 @@ import pytest
 from proxy.affinity.redis import name_of
 from proxy.affinity.store import StoreEvent, Touch
 from tests.integration.redis_nodes import Logins, Node, key, log_in, node, until
-from tests.servers.redis import RedisFarm, start_cluster, start_sentinels
+from tests.servers.redis import (
+    RedisFarm,
+    RedisServer,
+    free_port,
+    start_cluster,
+    start_sentinels,
+)
 
 BOUND_S = 2.0
 CLIENTS = 200
@@ -109,6 +115,18 @@ async def test_a_cluster_holds_pins_on_all_of_its_primaries(
         primaries = [s for s in farm.servers if "role:master" in s.cli("info", "replication")]
         assert all(int(server.cli("dbsize")) > 300 for server in primaries)
         assert await one.store.clear(key(1))
+
+
+async def test_a_cluster_that_has_no_slots_yet_is_waited_for(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "--cluster-enabled", "yes", port=free_port(also=10_000)).start()
+    try:
+        async with node(f"redis+cluster://127.0.0.1:{server.port}") as one:
+            assert one.told == [StoreEvent.AWAY]
+            assert server.cli("cluster", "addslotsrange", "0", "16383") == "OK"
+            await until(lambda: one.store.is_up)
+            assert (await one.store.claim(key(1), "a", expected=None, ttl_s=60.0)).host == "a"
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])

@@ -16,6 +16,9 @@ from pathlib import Path
 
 DEADLINE_S = 15.0
 
+# Debian has Valkey from version 13 on; where it is installed it is tested too.
+BRANDS = ["redis", *(["valkey"] if shutil.which("valkey-server") else [])]
+
 
 class ServerMissingError(RuntimeError):
     """A program that the tests need is not installed."""
@@ -47,7 +50,12 @@ class RedisServer:
     """One redis-server (or redis-sentinel), which does not touch the disk but for its log."""
 
     def __init__(
-        self, directory: Path, *options: str, port: int | None = None, sentinel: bool = False
+        self,
+        directory: Path,
+        *options: str,
+        port: int | None = None,
+        sentinel: bool = False,
+        brand: str = "redis",
     ) -> None:
         """Name it; `start` starts it."""
         self.port = port or free_port()
@@ -55,6 +63,7 @@ class RedisServer:
         self.directory.mkdir()
         self._options = options
         self._sentinel = sentinel
+        self._brand = brand
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -64,7 +73,7 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         """Start it, empty, and wait until it listens."""
-        name = "redis-sentinel" if self._sentinel else "redis-server"
+        name = f"{self._brand}-{'sentinel' if self._sentinel else 'server'}"
         # A Sentinel keeps its state in its configuration file.
         file = self.directory / "redis.conf"
         if not self._sentinel:

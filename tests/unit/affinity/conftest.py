@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from proxy.affinity.stores import STORES
-from tests.servers.redis import RedisServer
+from tests.servers.redis import BRANDS, RedisServer
 from tests.unit.affinity.tables import OPENERS, Clock, Place, Table
 
 
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+@pytest.fixture(scope="session", params=BRANDS)
+def redis_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), brand=request.param).start()
     yield server
     server.kill()
 
