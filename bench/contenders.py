@@ -98,9 +98,9 @@ def contenders(more_haproxys: list[str], before: Path | None = None) -> list[Con
         )
     )
     if before is not None:
-        found.append(_rdp_proxy("rdp-proxy before", "info", before))
+        found.append(_rdp_proxy("rdp-proxy-before", "info", before))
     found.append(_rdp_proxy("rdp-proxy", "info"))
-    found.append(_rdp_proxy("rdp-proxy quiet", "warning"))
+    found.append(_rdp_proxy("rdp-proxy-quiet", "warning"))
     return found
 
 

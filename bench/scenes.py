@@ -15,7 +15,7 @@ PLAIN = ("haproxy", "haproxy splice")
 RECIPE = ("haproxy rdp",)
 
 RDP_PROXY = "rdp-proxy"
-_OWN = ("rdp-proxy before", RDP_PROXY)
+_OWN = ("rdp-proxy-before", RDP_PROXY)
 _CARRIERS = ("direct", *PLAIN, "nginx", *_OWN)
 
 IDLE_COUNTS = (2_000, 9_500)
@@ -203,7 +203,7 @@ def _rate(sources: int, label: str) -> Scene:
         ("rate", "--connections", "64", "--sources", str(sources)),
         0.4,
         1.5,
-        ("direct", "haproxy", *RECIPE, "nginx", *_OWN, "rdp-proxy quiet"),
+        ("direct", "haproxy", *RECIPE, "nginx", *_OWN, "rdp-proxy-quiet"),
         (
             (
                 Metric(f"{key}.per_s", label, "1/s", True, Bar(0.5), 0, RECIPE),

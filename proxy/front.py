@@ -26,7 +26,7 @@ from proxy.control.health import HealthMonitor
 from proxy.control.http import HttpServer
 from proxy.control.logs import ConnectionLog
 from proxy.control.metrics import Metrics
-from proxy.control.names import KEY_FILE, UserNames, load_key
+from proxy.control.names import user_names
 from proxy.control.resolver import Resolver
 from proxy.errors import Cause
 from proxy.observers import Observers
@@ -42,7 +42,7 @@ from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
 from proxy.server.shared_sources import SharedSources
 from proxy.server.table import ConnectionTable
-from proxy.settings import LogUsers, Settings, state_path
+from proxy.settings import Settings, state_path
 from proxy.views import Views
 
 log = logging.getLogger("proxy")
@@ -82,7 +82,10 @@ class Front:
         self.routes = [Routes(listener, self.pools) for listener in settings.listeners]
         self.relay_count = settings.relay.processes or default_relays()
         self.metrics = metrics
-        self.log = ConnectionLog(_user_names(settings.log.users))
+        try:
+            self.log = ConnectionLog(user_names(settings.log.users))
+        except OSError as error:
+            raise StartError(f"log.users: {error}") from error
         self.health = HealthMonitor(self.pools.values(), self._host_turned, rng=random.Random())  # noqa: S311
         self.observers = Observers(self.health, self.metrics, self.log)
         self.resolver = Resolver(self.pools.values(), self._host_moved)
@@ -94,9 +97,7 @@ class Front:
         node = f"{socket.gethostname()}:{state_path('')}"
         timeouts = settings.timeouts
         self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
-        self.shared = SharedSources(
-            settings.affinity.shared_after, self.pools, store, loop.time
-        )
+        self.shared = SharedSources(settings.affinity.shared_after, self.pools, store, loop.time)
         self.table.watchers += [self.pins, self.shared]
         self.placer = Placer(
             store,
@@ -301,10 +302,3 @@ class Front:
         log.info("host_resolved", extra={"host": host.name, "address": str(host.address)})
         for routes in self.routes:
             routes.index()
-
-
-def _user_names(mode: LogUsers) -> UserNames:
-    try:
-        return UserNames(mode, load_key(state_path(KEY_FILE)) if mode is LogUsers.HASH else b"")
-    except OSError as error:
-        raise StartError(f"log.users: {error}") from error

@@ -34,6 +34,7 @@ TESTED_BY = {
     "proxy/app.py": "tests/integration/test_main_job.py",
     "proxy/front.py": "tests/integration/test_main_job.py",
     "proxy/errors.py": "tests/unit/config/test_loading.py",
+    "proxy/relay/watch.py": "tests/unit/relay/test_pump.py",
     "proxy/views.py": "tests/integration/test_main_job.py",
     "proxy/server/visit.py": "tests/unit/server/test_placement.py",
 }
