@@ -79,7 +79,7 @@ def test_where_the_program_cannot_be_executed_all_is_as_before(
     before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - numbers
     with pytest.raises(OSError, match="No such file"):
         succession.exec_anew({}, [read])
-    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert set(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - others may have closed some
     assert not os.get_inheritable(read)
     channel.close_all([read, write])
 

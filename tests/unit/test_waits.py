@@ -128,4 +128,4 @@ def test_the_waits_go_with_their_loop() -> None:
     known = asyncio.run(wait())
     gc.collect()
     assert known() is None
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
