@@ -15,6 +15,7 @@ import pytest
 
 from proxy.errors import Cause, Side
 from proxy.relay.hand_off import RelayEnding
+from tests.integration.relay_storm import Storm
 from tests.unit.relay.harness import (
     PATIENCE_S,
     SMALL_BUFFER,
@@ -272,4 +273,32 @@ async def test_after_many_connections_no_descriptor_is_left(relay: RelayUnderTes
         ending.side in {Side.CLIENT, Side.SERVER} and ending.cause in {Cause.CLOSED, Cause.RESET}
         for ending in seen.endings.values()
     )
+    pool.stop()
+
+
+async def test_in_a_storm_nothing_is_mixed_up_or_lost_and_nobody_waits_for_ever(
+    relay: RelayUnderTest,
+) -> None:
+    storm = Storm(relay)
+    await storm.run(2_500)
+    assert storm.faults == []
+
+
+async def test_after_bulk_an_idle_connection_owns_no_pipe(relay: RelayUnderTest) -> None:
+    pool = await relay.pool(Recorder())
+    before = open_fds(relay.pid)
+    client, server = await hand_over(pool, 1)
+    data = random.Random(5).randbytes(20_000_000)
+    sending = asyncio.create_task(asyncio.to_thread(server.sendall, data))
+    got = bytearray()
+    pipes_seen = 0
+    while len(got) < len(data):
+        got += await asyncio.to_thread(client.recv, 1 << 20)
+        pipes_seen = max(pipes_seen, open_fds(relay.pid) - before - 2)
+    await sending
+    assert got == data
+    assert pipes_seen > 0
+    await until(lambda: open_fds(relay.pid) == before + 2)
+    client.close()
+    server.close()
     pool.stop()
