@@ -1,0 +1,105 @@
+"""What the affinity table costs: `python -m bench.table URL-or-FILE [--pins N]`.
+
+Fills a table with so many pins (SQLite where a file is named, Redis where a URL is), then measures
+single questions one after the other, a round of touches, and memory. The unit costs of
+docs/scaling.md come from here. The table is to be a new one: what is in it stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvloop
+
+from proxy.affinity.redis import RedisStore
+from proxy.affinity.sqlite import SqliteStore
+from proxy.affinity.store import AffinityStore, PinKey, Touch
+
+_QUESTIONS = 5_000
+_TOUCHES = 20_000
+_FILL = 5_000
+_TTL_S = 86_400.0
+
+
+def key(number: int) -> PinKey:
+    """A client of its own."""
+    return PinKey("desktops", f"source:10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
+
+
+async def fill(store: AffinityStore, pins: int) -> None:
+    """So many pins."""
+    for first in range(0, pins, _FILL):
+        some = range(first, min(first + _FILL, pins))
+        await store.touch("bench", [Touch(key(n), f"rdsh{n % 20:02}", _TTL_S) for n in some])
+
+
+async def ask(name: str, question: Callable[[int], Awaitable[object]], numbers: list[int]) -> None:
+    """Ask one after the other; print median, 99th percentile and processor time."""
+    took = []
+    cpu = _cpu_s()
+    for number in numbers:
+        began = time.perf_counter()
+        await question(number)
+        took.append(time.perf_counter() - began)
+    cpu = _cpu_s() - cpu
+    took.sort()
+    p50, p99 = (took[len(took) * percent // 100] * 1e6 for percent in (50, 99))
+    print(f"{name:16} {p50:7.0f} us  {p99:7.0f} us  {cpu / len(took) * 1e6:7.0f} us CPU here")
+
+
+async def measure(where: str, pins: int) -> None:
+    """All of it."""
+    store: AffinityStore
+    if "://" in where:
+        store = await RedisStore.open(where)
+    else:
+        store = await SqliteStore.open(where, max_pins=2 * pins + 1, now=time.time)
+    began = time.perf_counter()
+    await fill(store, pins)
+    print(f"{pins} pins filled in {time.perf_counter() - began:.1f} s; {'p50':>6}, p99, CPU")
+    chance = random.Random(1)
+    known = [chance.randrange(pins) for _ in range(_QUESTIONS)]
+    new = [pins + number for number in range(_QUESTIONS)]
+
+    def claim(number: int) -> Awaitable[object]:
+        return store.claim(key(number), "rdsh00", expected=None, ttl_s=600)
+
+    await ask("get", lambda number: store.get(key(number)), known)
+    await ask("claim, known", claim, known)
+    await ask("claim, new", claim, new)
+    live = [Touch(key(n), f"rdsh{n % 20:02}", _TTL_S) for n in chance.sample(range(pins), _TOUCHES)]
+    began, cpu = time.perf_counter(), _cpu_s()
+    await store.touch("bench", live)
+    took, cpu = time.perf_counter() - began, _cpu_s() - cpu
+    print(f"{_TOUCHES} touches: {took * 1000:.0f} ms, {cpu * 1000:.0f} ms CPU here")
+    await store.close()
+    if "://" not in where:
+        size = Path(where).stat().st_size  # noqa: ASYNC240 (nobody waits for us)
+        print(f"{size / (pins + _QUESTIONS):.0f} bytes a pin on disk")
+        began = time.perf_counter()
+        store = await SqliteStore.open(where, max_pins=2 * pins + 1, now=time.time)
+        print(f"opened again in {time.perf_counter() - began:.2f} s")
+        await store.close()
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
+    parser.add_argument("where", help="a new file, or redis://HOST:PORT/DB")
+    parser.add_argument("--pins", type=int, default=1_000_000)
+    options = parser.parse_args()
+    uvloop.run(measure(options.where, options.pins))
+
+
+if __name__ == "__main__":
+    main()
