@@ -7,8 +7,8 @@ back, which keeps none but those whose account is zero.
 
 Pipes are owned only while they hold bytes: a pool serves all connections, and shrinks to nothing
 while none is in bulk. pipe(7): what an unprivileged user may hold in pipes is limited for all of
-the user's processes together (64 MiB), after which a pipe stays small, or F_SETPIPE_SZ fails; that
-is slower and nothing else.
+the user's processes together (64 MiB: four relays with all of their pipes), after which a pipe
+stays small, or F_SETPIPE_SZ fails; that is slower and nothing else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import fcntl
 import os
 from contextlib import suppress
 
-PIPE_BYTES = 256 * 1024
-PIPES_MAX = 64
+PIPE_BYTES = 512 * 1024
+PIPES_MAX = 32
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _NOT_ALLOWED = (errno.EINVAL, errno.ENOSYS, errno.EPERM)
 
