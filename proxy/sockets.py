@@ -18,8 +18,10 @@ import struct
 from math import inf
 
 from proxy.address import Address, canonical_host
+from proxy.errors import Cause
 from proxy.waits import READABLE, WRITABLE, Waits
 
+OWN_WANT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by reset
 
 
@@ -110,3 +112,19 @@ def reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # closed by the peer meanwhile
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
+
+
+def cause_of(error: OSError) -> Cause:
+    """What an error on the way to a host means; INTERNAL where it is for want of our own.
+
+    No descriptors, memory or ports left here: that says nothing of the host.
+    """
+    match error:
+        case TimeoutError():
+            return Cause.TIMEOUT
+        case ConnectionRefusedError():
+            return Cause.REFUSED
+        case ConnectionResetError() | BrokenPipeError():
+            return Cause.RESET
+        case _:
+            return Cause.INTERNAL if error.errno in OWN_WANT else Cause.UNREACHABLE

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import math
 import os
@@ -48,7 +47,6 @@ from proxy.wire.x224 import (
 
 _GOODBYE_S = 0.25  # for the host's last words, so that the close is an end and not a reset
 _READ_BYTES = 16384
-_OWN_WANT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ async def _visit(
         except OSError as error:
             step = "no connection" if sock is None else "no answer"
             why = os.strerror(error.errno) if error.errno else "timed out"
-            heard = _Heard(cause=_cause(error), detail=f"{step}: {why}")
+            heard = _Heard(cause=sockets.cause_of(error), detail=f"{step}: {why}")
         seconds = time.perf_counter() - began
         if sock is not None and heard.certificate is not None:
             await _say_goodbye(sock, min(_GOODBYE_S, timeout_s - seconds))
@@ -214,18 +212,6 @@ async def _say_goodbye(sock: socket.socket, at_most_s: float) -> None:
             sock.shutdown(socket.SHUT_WR)
             while await sockets.receive(sock, _READ_BYTES):
                 pass
-
-
-def _cause(error: OSError) -> Cause:
-    match error:
-        case TimeoutError():
-            return Cause.TIMEOUT
-        case ConnectionRefusedError():
-            return Cause.REFUSED
-        case ConnectionResetError() | BrokenPipeError():
-            return Cause.RESET
-        case _:
-            return Cause.INTERNAL if error.errno in _OWN_WANT else Cause.UNREACHABLE
 
 
 def _any_tls() -> ssl.SSLContext:

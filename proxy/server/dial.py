@@ -6,7 +6,6 @@ Watches the client meanwhile: one that has left must not start a session on a ho
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from dataclasses import dataclass
 from time import perf_counter
@@ -25,8 +24,6 @@ from proxy.wire.x224 import (
 )
 
 _CONFIRM_MAX_BYTES = 64
-# No descriptors, memory or ports left here: that says nothing of the host.
-_OUR_OWN_WANT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 
 
 @dataclass(slots=True)
@@ -53,9 +50,10 @@ class Dialler:
         try:
             server = await sockets.connect(host.address, time() + self.timeouts.connect_s)
         except OSError as error:
-            if error.errno in _OUR_OWN_WANT:
+            cause = sockets.cause_of(error)
+            if cause is Cause.INTERNAL:  # for want of our own: that blames no host
                 raise LimitError(Cause.LIMIT, str(error)) from error
-            raise ServerError(_cause(error), f"{host.name}: {error}") from error
+            raise ServerError(cause, f"{host.name}: {error}") from error
         try:
             sockets.prepare(server, self.timeouts.keepalive_s)
             record.proxy_address = sockets.peer_of(server.getsockname())
@@ -94,7 +92,7 @@ class Dialler:
                 raise ClientError(Cause.CLOSED, "left before the host had answered")
             confirm = server.recv(_CONFIRM_MAX_BYTES, socket.MSG_PEEK)
         except OSError as error:
-            raise ServerError(_cause(error), f"{host.name}: {error}") from error
+            raise ServerError(sockets.cause_of(error), f"{host.name}: {error}") from error
         if not confirm:
             raise ServerError(Cause.CLOSED, f"{host.name} closed without an answer")
         visit.record.answer = answer_of(confirm)
@@ -117,15 +115,3 @@ def answer_of(confirm: bytes) -> str | None:
         return (Protocol(negotiation.selected_protocol).name or "other").lower()
     except ValueError:
         return "other"
-
-
-def _cause(error: OSError) -> Cause:
-    match error:
-        case TimeoutError():
-            return Cause.TIMEOUT
-        case ConnectionRefusedError():
-            return Cause.REFUSED
-        case ConnectionResetError() | BrokenPipeError():
-            return Cause.RESET
-        case _:
-            return Cause.UNREACHABLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from proxy import sockets
 from proxy.address import Address
+from proxy.errors import Cause
 
 
 @pytest.fixture
@@ -138,3 +140,20 @@ async def test_nothing_is_waited_for_beyond_its_time(
         await sockets.send(near, bytes(1 << 20), soon)
     with near.dup() as other, pytest.raises(TimeoutError):
         await sockets.wait_first(near, other, soon)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (TimeoutError(), Cause.TIMEOUT),
+        (OSError(errno.ETIMEDOUT, ""), Cause.TIMEOUT),
+        (OSError(errno.ECONNREFUSED, ""), Cause.REFUSED),
+        (OSError(errno.ECONNRESET, ""), Cause.RESET),
+        (OSError(errno.EPIPE, ""), Cause.RESET),
+        (OSError(errno.EHOSTUNREACH, ""), Cause.UNREACHABLE),
+        (OSError(errno.EMFILE, ""), Cause.INTERNAL),
+        (OSError(errno.EADDRNOTAVAIL, ""), Cause.INTERNAL),
+    ],
+)
+def test_an_error_on_the_way_to_a_host_says_whose_fault_it_is(error: OSError, cause: Cause) -> None:
+    assert sockets.cause_of(error) is cause
