@@ -189,11 +189,14 @@ class Nodes(RuleBasedStateMachine):
                 *(self.nodes[node].place(next(self.ids), client) for node in at)
             )
 
-        rows = [row for row in self.runner.run(come()) if row is not None]
-        hosts = {row.record.host for row in rows}
+        came = [
+            (self.nodes[node], row)
+            for node, row in zip(at, self.runner.run(come()), strict=True)
+            if row is not None
+        ]
+        hosts = {row.record.host for _, row in came}
         assert hosts or not self.nodes[0].pool.ready()
-        for node, row in zip(at, rows, strict=False):
-            self.live[row.record.id] = (self.nodes[node], row)
+        self.live |= {row.record.id: (node, row) for node, row in came}
         if self.away:
             self.was_away.add(client)
         if knows:
@@ -260,7 +263,12 @@ class Nodes(RuleBasedStateMachine):
         pairs = zip(blind, pins, strict=True)
         elsewhere = [row for row, pin in pairs if pin and pin.host != row.record.host]
         assert self._disagreements() - before == len(elsewhere)
-        self.was_away = {client for client in self.was_away if len(self._hosts_of(client)) > 1}
+        # Who was counted goes where the table says from now on, so may be on two hosts for a while.
+        self.was_away = {client for client in self.was_away if self._strays(client)}
+
+    def _strays(self, client: str) -> bool:
+        pin = self.runner.run(self.store.get(PinKey("desktops", f"source:{client}")))
+        return pin is not None and bool(self._hosts_of(client) - {pin.host})
 
     def _disagreements(self) -> int:
         return sum(len(node.observed.disagreed) for node in self.nodes)
