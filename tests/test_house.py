@@ -35,6 +35,9 @@ TESTED_BY = {
     "proxy/front.py": "tests/integration/test_main_job.py",
     "proxy/errors.py": "tests/unit/config/test_loading.py",
     "proxy/relay/watch.py": "tests/unit/relay/test_pump.py",
+    "proxy/settings/node.py": "tests/unit/settings/test_settings.py",
+    "proxy/settings/pools.py": "tests/unit/settings/test_settings.py",
+    "proxy/settings/section.py": "tests/unit/settings/test_settings.py",
     "proxy/views.py": "tests/integration/test_main_job.py",
     "proxy/server/visit.py": "tests/unit/server/test_placement.py",
 }
@@ -135,14 +138,16 @@ def test_lock_files_pin_by_hash_and_name_no_address() -> None:
         text = lock.read_text()
         assert "://" not in text
         assert not re.search(r"^\s*--(?!hash=sha256:)", text, re.MULTILINE)
-        pins = re.findall(r"^[a-z0-9][\w.-]*==\S+.*\\$", text, re.MULTILINE)
+        pins = re.findall(r"^[a-z0-9][\w.-]*(?:\[[\w,-]+\])?==\S+.*\\$", text, re.MULTILINE)
         requirements = re.findall(r"^[^\s#].*$", text, re.MULTILINE)
         assert pins == requirements
 
 
 def test_lock_files_agree_with_each_other() -> None:
     def pins(name: str) -> dict[str, str]:
-        found = re.findall(r"^([a-z0-9][\w.-]*)==(\S+)", (ROOT / name).read_text(), re.MULTILINE)
+        found = re.findall(
+            r"^([a-z0-9][\w.-]*)(?:\[[\w,-]+\])?==(\S+)", (ROOT / name).read_text(), re.MULTILINE
+        )
         return dict(found)
 
     everything = pins("requirements-dev.lock")

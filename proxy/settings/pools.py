@@ -1,0 +1,138 @@
+"""Settings of pools: the session hosts, and how clients are placed on them and kept there."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from proxy import notation
+from proxy.address import Address
+from proxy.notation import duration, whole
+from proxy.settings.section import DAY_S, Name, Networks, Section
+
+
+class Balance(StrEnum):
+    """How a pool ranks its ready hosts for a client that nothing else places."""
+
+    LEAST_CONNECTIONS = "least_connections"
+    HASH = "hash"
+    ROUND_ROBIN = "round_robin"
+
+
+class AffinityKeyKind(StrEnum):
+    """What a pin is filed under."""
+
+    SOURCE = "source"
+    USER = "user"
+    SOURCE_AND_USER = "source_and_user"
+    NONE = "none"
+
+
+class UnknownHost(StrEnum):
+    """What becomes of a client whose token names no configured host."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+
+
+class HostDown(StrEnum):
+    """What becomes of a client whose token names a host that does not answer."""
+
+    REFUSE = "refuse"
+    REBALANCE = "rebalance"
+
+
+class HealthCheck(StrEnum):
+    """How far a health check goes."""
+
+    TCP = "tcp"
+    X224 = "x224"
+    TLS = "tls"
+
+
+class PoolAffinity(Section):
+    """How the pins of a pool are kept: which client goes back to which host, and how long."""
+
+    key: AffinityKeyKind = AffinityKeyKind.SOURCE
+    """What recognises a client: its address, the user name of its cookie, both, or `none` for no
+    pins at all. Where the name is missing, the source's latest pin is followed."""
+    ipv4_prefix: Annotated[int, whole(1, 32)] = 32
+    """Leading bits of an IPv4 source that count as one client."""
+    ipv6_prefix: Annotated[int, whole(1, 128)] = 64
+    """Leading bits of an IPv6 source that count as one client; hosts change the rest daily."""
+    ttl_s: Annotated[float, duration(60)] = 3 * DAY_S
+    """How long a pin outlives the client's last connection. Keep it longer than the session hosts
+    keep disconnected sessions."""
+    shared_sources: Networks = ()
+    """Networks of RD Gateways and NATs, behind which many users share one address: their clients
+    are never pinned by source alone."""
+
+
+class TokenPolicy(Section):
+    """What happens where a routing token cannot be followed."""
+
+    unknown_host: UnknownHost = UnknownHost.REFUSE
+    """A token that names no configured host is never dialled: `refuse` closes the connection,
+    `ignore` goes on as if there were no token."""
+    host_down: HostDown = HostDown.REFUSE
+    """After `wait` in vain: `refuse` closes the connection, `rebalance` places it anew. Another
+    host shows another certificate, which the client may refuse."""
+    wait_s: Annotated[float, duration(0, 600)] = 5.0
+    """How long the host that a token names is tried again while it does not answer."""
+
+
+class HealthSettings(Section):
+    """How session hosts are checked."""
+
+    check: HealthCheck = HealthCheck.X224
+    """`tcp` connects, `x224` also negotiates as a client does, `tls` also reads the host's
+    certificate."""
+    interval_s: Annotated[float, duration(0.1, DAY_S)] = 10.0
+    """Time between two checks of a host that is up. One that is down is asked every second."""
+    timeout_s: Annotated[float, duration(0.01, 600)] = 3.0
+    """How long one check may take."""
+    rise: Annotated[int, whole(1, 100)] = 2
+    """Checks in a row that must pass before a host that is down counts as up."""
+    fall: Annotated[int, whole(1, 100)] = 3
+    """Checks in a row that must fail before a host that is up counts as down."""
+
+
+class HostSettings(Section):
+    """A session host."""
+
+    name: Name
+    """Name of the host in logs, metrics and pins. Pins follow the name, not the address."""
+    address: Annotated[Address, notation.HOST_ADDRESS]
+    """Where it is dialled: IPv4, [IPv6] or DNS name, with the port."""
+    weight: Annotated[int, whole(0, 10_000)] = 100
+    """Its share of new clients against the other hosts' weights; 0 gets none by balancing."""
+    token_addresses: tuple[Annotated[Address, notation.TOKEN_ADDRESS], ...] = ()
+    """Further addresses by which the connection broker may call this host in a token (behind NAT,
+    a second network card). Without a port, that of `address` counts."""
+
+    @field_validator("token_addresses")
+    @classmethod
+    def _take_port(
+        cls, addresses: tuple[Address, ...], info: ValidationInfo
+    ) -> tuple[Address, ...]:
+        main: Address | None = info.data.get("address")
+        return tuple(
+            Address(address.host, address.port or main.port) if main else address
+            for address in addresses
+        )
+
+
+class PoolSettings(Section):
+    """Session hosts that serve the same desktops or programs (an RDS collection)."""
+
+    name: Name
+    """Name of the pool, as listeners refer to it and as metrics show it."""
+    balance: Balance = Balance.LEAST_CONNECTIONS
+    """How hosts are ranked for a new client: `least_connections`, `hash` (weighted rendezvous by
+    the affinity key) or `round_robin`; all heed the weights."""
+    affinity: PoolAffinity = PoolAffinity()
+    token: TokenPolicy = TokenPolicy()
+    health: HealthSettings = HealthSettings()
+    hosts: tuple[HostSettings, ...] = Field(min_length=1)
