@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 LOOPS: Mapping[str, Callable[[], AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
     "uvloop": uvloop.new_event_loop,
 }
 
-# The same examples in each run: a test that fails fails again. `make fuzz` explores.
-settings.register_profile("steady", derandomize=True, deadline=None)
+# The same examples in each run: a test that fails fails again. `make fuzz` explores. Nothing is
+# timed: a fresh tree on a busy machine takes seconds for its first example.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("steady")
 
 
