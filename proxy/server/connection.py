@@ -165,8 +165,7 @@ class Reception:
             )
         except BaseException:
             self.table.drop(row)
-            placed.host.live -= 1
-            placed.server.close()
+            placed.give_up()
             raise
         self.observer.connection_placed(record)
 

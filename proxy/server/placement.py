@@ -78,8 +78,11 @@ class Placer:
                 placed = await self._walk(visit, decision, pin)
             if placed is not None:
                 visit.record.host = placed.host.name
-                if visit.record.reason in (Reason.PIN, Reason.TOKEN_LEARNED):
-                    await self.learned.learn(visit, placed.host)
+                try:
+                    await self._remember(visit, placed.host)
+                except BaseException:
+                    placed.give_up()
+                    raise
                 return placed
             visit.record.phase = Phase.PLACE
             if loop.time() >= deadline or self.held >= HELD_MAX:
@@ -157,7 +160,6 @@ class Placer:
                 raise LimitError(Cause.TOKEN_HOST_DOWN, detail) from error
             if visit.record.fate is TokenFate.HOST_DOWN:
                 visit.record.fate = TokenFate.HONOURED
-            await self._seed(visit, host)
             return placed
 
     async def _walk(self, visit: Visit, decision: Decision, pin: str | None) -> Placed | None:
@@ -192,7 +194,6 @@ class Placer:
                     visit.record.reason = Reason.REPINNED
                     visit.record.repin_cause = RepinCause.REFUSED
                 continue
-            await self._note(visit, host)
             return placed
         return None
 
@@ -223,6 +224,16 @@ class Placer:
             self._away(visit)
             return host.name
         return pin.host
+
+    async def _remember(self, visit: Visit, host: Host) -> None:
+        """Tell the table where the client was placed, as far as its claim has not."""
+        reason = visit.record.reason
+        if reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
+            await self._seed(visit, host)
+        else:
+            await self._note(visit, host)
+        if reason in (Reason.PIN, Reason.TOKEN_LEARNED):
+            await self.learned.learn(visit, host)
 
     async def _seed(self, visit: Visit, host: Host) -> None:
         """A token sets the pin only where none is in force: it routes its own connection."""

@@ -44,3 +44,8 @@ class Placed:
 
     host: Host
     server: socket.socket
+
+    def give_up(self) -> None:
+        """Nobody takes this connection: close it, and count it no more."""
+        self.host.live -= 1
+        self.server.close()

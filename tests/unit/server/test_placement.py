@@ -208,6 +208,31 @@ async def test_a_client_that_leaves_before_the_answer_blames_no_host() -> None:
         assert farm.pool.hosts[0].live == 0
 
 
+@pytest.mark.parametrize(("verb", "by_token"), [("assign", False), ("touch", True)])
+async def test_a_client_who_is_broken_off_while_the_table_is_told_leaves_nothing_at_the_host(
+    verb: str, by_token: bool
+) -> None:
+    async with stage("answer") as farm:
+        asked = asyncio.Event()
+
+        async def never(*_: object, **__: object) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        setattr(farm.store, verb, never)
+        token = encode_msts(farm.hosts[0].address)
+        visit, far = farm.visit(line=token if by_token else b"Cookie: mstshash=alice")
+        with visit.client, far:
+            placing = asyncio.ensure_future(farm.placer.place(visit))
+            await asked.wait()
+            placing.cancel()
+            await asyncio.wait([placing])
+        assert placing.cancelled()
+        assert farm.pool.hosts[0].live == 0
+        with pytest.raises(ConnectionResetError):  # closed, with the host's answer unread
+            await asyncio.get_running_loop().sock_recv(farm.hosts[0].held[0], 1)
+
+
 async def test_early_bytes_of_the_client_stay_in_its_socket() -> None:
     async with stage("answer") as farm:
         visit, far = farm.visit()
