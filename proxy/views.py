@@ -13,7 +13,8 @@ from proxy.affinity.store import AffinityStore, PinKey
 from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
-from proxy.control.metrics import CONTENT_TYPE, Metrics, RelayState, Sources
+from proxy.control.live import RelayState, Sources
+from proxy.control.metrics import CONTENT_TYPE, Metrics
 from proxy.control.names import user_names
 from proxy.control.pins import PinDesk
 from proxy.observers import Observers

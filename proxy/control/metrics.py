@@ -1,9 +1,8 @@
-"""Metrics: what the proxy counts, as Prometheus text. The only door to prometheus_client.
+"""Metrics: what the proxy counts, as Prometheus text.
 
 Two kinds of series. What happens on the path is counted as it happens: `Metrics` is an `Observer`
 and increments children that were bound once. What already stands somewhere else (hosts, relays,
-the affinity table) is read from there at each scrape, by the callables of `Sources`, so that no
-second copy can go stale.
+the affinity table) is read from there at each scrape: `proxy.control.live`.
 
 Laws:
 - Labels are bounded by the configuration and by enumerations; what a client or host can choose
@@ -12,19 +11,14 @@ Laws:
 - Histograms are kept by pool, never by host: with 300 hosts they would stall a scrape.
 - `render` takes its values in the loop and writes the text in a thread.
 
-A new series: a line in `series.SERIES`, and one where it happens or, for a live one, in `_Live`.
+A new series: a line in `series.SERIES`, and one where it happens or, for a live one, in the part
+that owns the value.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
-import resource
-from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,23 +27,18 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from proxy import __version__
 from proxy.affinity.store import StoreEvent
+from proxy.control.live import LIVE_COUNTERS, OTHER, Carried, Live, Sources
 from proxy.control.series import PREFIX, SERIES
-from proxy.errors import Cause, Side, StoreError
+from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
-from proxy.routing.pool import Host, Will
 from proxy.server.record import ConnectionRecord, Phase
 from proxy.settings import ListenerSettings, PoolSettings, Settings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_PINS_TIMEOUT_S = 1.0
 _LAG_INTERVAL_S = 0.5
-_OTHER = "other"
 
 
 _PLACING = [r for r in Reason if r not in (Reason.TOKEN_REFUSED, Reason.NO_HOST)]
@@ -79,34 +68,11 @@ _USUAL_ENDINGS = {
 }
 _HOST_CAUSES = (Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEOUT, Cause.RESET, Cause.CLOSED)
 _SELECTED = ("rdp", "ssl", "hybrid", "rdstls", "hybrid_ex", "rdsaad")
-ANSWERS = frozenset((*_SELECTED, *(f"failure_{code}" for code in range(1, 7)), "failure", _OTHER))
+ANSWERS = frozenset((*_SELECTED, *(f"failure_{code}" for code in range(1, 7)), "failure", OTHER))
 
 
 # Without it every counter brings a second series, its age, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-
-
-class RelayState(NamedTuple):
-    """One relay as the front sees it."""
-
-    relay: int
-    up: bool
-    connections: int
-
-
-class Sources(NamedTuple):
-    """Where live values are read at a scrape: called in the event loop, each must be quick.
-
-    `pins` may wait, for a second at most, and may raise StoreError.
-    """
-
-    hosts: Callable[[], Iterable[Host]]
-    connections: Callable[[], Iterable[ConnectionRecord]]  # the established ones
-    relays: Callable[[], Iterable[RelayState]]
-    store_up: Callable[[], bool]
-    pins: Callable[[], Awaitable[int]]
-    held: Callable[[], int]
-    shared: Callable[[], int]
 
 
 class Metrics:
@@ -119,7 +85,7 @@ class Metrics:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._families: dict[str, Counter | Histogram] = {}
         for name, series in SERIES.items():
-            if series.kind == "counter" and name != "bytes_total":  # a live one
+            if series.kind == "counter" and name not in LIVE_COUNTERS:
                 counter = Counter(
                     PREFIX + name, series.text, series.labels, registry=self._registry
                 )
@@ -133,8 +99,8 @@ class Metrics:
                     buckets=series.buckets,
                 )
         self._bound: dict[tuple[str, ...], Counter | Histogram] = {}
-        self._ended_bytes: dict[tuple[str, str], _Bytes] = {
-            (pool.name, host.name): _Bytes() for pool in settings.pools for host in pool.hosts
+        self._ended_bytes: dict[tuple[str, str], Carried] = {
+            (pool.name, host.name): Carried() for pool in settings.pools for host in pool.hosts
         }
         for event in StoreEvent:
             self._bind("affinity_events_total", event)
@@ -151,13 +117,13 @@ class Metrics:
             self._bytes_of(record).add(-record.bytes_up, -record.bytes_down)
 
     def connection_placed(self, record: ConnectionRecord) -> None:
-        pool = record.pool or _OTHER
-        self._count("connections_placed_total", record.listener, pool, record.reason or _OTHER)
+        pool = record.pool or OTHER
+        self._count("connections_placed_total", record.listener, pool, record.reason or OTHER)
         self._count("tokens_total", record.listener, record.fate)
         if record.repin_cause is not None:
             self._count("repinned_total", pool, record.repin_cause)
-        answer = record.answer if record.answer in ANSWERS else _OTHER
-        self._count("negotiations_total", pool, answer or _OTHER)
+        answer = record.answer if record.answer in ANSWERS else OTHER
+        self._count("negotiations_total", pool, answer or OTHER)
         self._observe("placement_seconds", record.place_s, pool)
         self._observe("connect_seconds", record.connect_s, pool)
         self._observe("answer_seconds", record.answer_s, pool)
@@ -170,7 +136,7 @@ class Metrics:
             "connections_ended_total", record.listener, ending.phase, ending.side, ending.cause
         )
         if ending.phase is Phase.RELAY:
-            self._observe("connection_duration_seconds", record.duration_s, record.pool or _OTHER)
+            self._observe("connection_duration_seconds", record.duration_s, record.pool or OTHER)
             self._bytes_of(record).add(record.bytes_up, record.bytes_down)
         elif ending.phase not in (Phase.ACCEPT, Phase.REQUEST):
             self._count("tokens_total", record.listener, record.fate)
@@ -206,17 +172,7 @@ class Metrics:
 
     async def render(self, sources: Sources) -> bytes:
         """All series in Prometheus' text format."""
-        live = _Live(
-            hosts=[(h.pool, h.name, h.up, h.will, h.live) for h in sources.hosts()],
-            connections=list(sources.connections()),
-            ended_bytes={key: _Bytes(b.up, b.down) for key, b in self._ended_bytes.items()},
-            relays=list(sources.relays()),
-            held=sources.held(),
-            shared=sources.shared(),
-            store_up=sources.store_up(),
-            pins=await _pins(sources),
-            started_at=self._started_at,
-        )
+        live = await Live.read(sources, self._ended_bytes, self._started_at)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._write, live)
 
@@ -224,7 +180,7 @@ class Metrics:
         """End the thread that writes."""
         self._thread.shutdown(wait=False)
 
-    def _write(self, live: _Live) -> bytes:
+    def _write(self, live: Live) -> bytes:
         return generate_latest(self._registry) + generate_latest(live)
 
     # Every label set that the configuration allows is made at start, so that zeros are seen.
@@ -259,9 +215,9 @@ class Metrics:
         self._bound[(name, *labels)] = child
         return child
 
-    def _bytes_of(self, record: ConnectionRecord) -> _Bytes:
-        key = (record.pool or _OTHER, record.host or _OTHER)
-        return self._ended_bytes.setdefault(key, _Bytes())
+    def _bytes_of(self, record: ConnectionRecord) -> Carried:
+        key = (record.pool or OTHER, record.host or OTHER)
+        return self._ended_bytes.setdefault(key, Carried())
 
     def _count(self, name: str, *labels: str) -> None:
         child = self._bound.get((name, *labels)) or self._bind(name, *labels)
@@ -273,94 +229,3 @@ class Metrics:
             child = self._bound.get((name, *labels)) or self._bind(name, *labels)
             assert isinstance(child, Histogram)
             child.observe(seconds)
-
-
-@dataclass(slots=True)
-class _Bytes:
-    """What the connections to one host carried, less what an earlier front has counted."""
-
-    up: int = 0
-    down: int = 0
-
-    def add(self, up: int, down: int) -> None:
-        self.up += up
-        self.down += down
-
-
-class _Live(Collector):
-    """The values of one scrape that stand elsewhere, taken in the loop and written in a thread."""
-
-    def __init__(
-        self,
-        *,
-        hosts: list[tuple[str, str, bool, Will, int]],
-        connections: list[ConnectionRecord],
-        ended_bytes: dict[tuple[str, str], _Bytes],
-        relays: list[RelayState],
-        held: int,
-        shared: int,
-        store_up: bool,
-        pins: int | None,
-        started_at: float,
-    ) -> None:
-        self._hosts = hosts
-        self._connections = connections
-        self._bytes = ended_bytes
-        self._relays = relays
-        self._single: dict[str, float | None] = {
-            "held_clients": held,
-            "shared_sources": shared,
-            "affinity_store_up": store_up,
-            "affinity_pins": pins,
-            "start_time_seconds": started_at,
-        }
-
-    def collect(self) -> Iterator[Metric]:
-        active, up, will = map(_gauge, ("connections_active", "host_up", "host_will"))
-        for pool, host, is_up, wanted, live in self._hosts:
-            active.add_metric((pool, host), live)
-            up.add_metric((pool, host), is_up)
-            for state in Will:
-                will.add_metric((pool, host, state), state is wanted)
-        relay_up, relay_connections = map(_gauge, ("relay_up", "relay_connections"))
-        for relay in self._relays:
-            relay_up.add_metric((str(relay.relay),), relay.up)
-            relay_connections.add_metric((str(relay.relay),), relay.connections)
-        build = _gauge("build_info")
-        build.add_metric((__version__, platform.python_version()), 1)
-        yield from (active, up, will, relay_up, relay_connections, build, self._carried())
-        files = {
-            "open_files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208 (names only)
-            "open_files_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        }
-        for name, value in (self._single | files).items():
-            if value is not None:
-                family = _gauge(name)
-                family.add_metric((), value)
-                yield family
-
-    def _carried(self) -> Metric:
-        # The records may move on while this thread reads them, but bytes only ever grow; the sums
-        # of what has ended were taken in the loop together with the list, so none counts twice.
-        for record in self._connections:
-            key = (record.pool or _OTHER, record.host or _OTHER)
-            self._bytes.setdefault(key, _Bytes()).add(record.bytes_up, record.bytes_down)
-        series = SERIES["bytes_total"]
-        family = CounterMetricFamily(PREFIX + "bytes_total", series.text, labels=series.labels)
-        for (pool, host), carried in self._bytes.items():
-            family.add_metric((pool, host, "up"), max(0, carried.up))
-            family.add_metric((pool, host, "down"), max(0, carried.down))
-        return family
-
-
-def _gauge(name: str) -> GaugeMetricFamily:
-    series = SERIES[name]
-    return GaugeMetricFamily(PREFIX + name, series.text, labels=series.labels)
-
-
-async def _pins(sources: Sources) -> int | None:
-    try:
-        async with asyncio.timeout(_PINS_TIMEOUT_S):
-            return await sources.pins()
-    except (StoreError, TimeoutError):
-        return None

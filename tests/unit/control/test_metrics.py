@@ -7,62 +7,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from proxy import __version__
 from proxy.affinity.store import StoreEvent
-from proxy.control.metrics import Metrics, RelayState, Sources
 from proxy.control.series import PREFIX, SERIES
-from proxy.errors import Cause, Side, StoreError
+from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
-from proxy.routing.pool import Host, Pool, Will
-from proxy.server.record import ConnectionRecord, Ending, Phase
-from tests.unit.control.farm import connection, farm
-
-Samples = dict[str, float]
-
-
-class House:
-    """A proxy's live values, as the app would offer them."""
-
-    def __init__(self) -> None:
-        settings = farm()
-        self.hosts: list[Host] = [h for pool in settings.pools for h in Pool(pool).hosts]
-        self.connections: list[ConnectionRecord] = []
-        self.relays = [RelayState(0, True, 3), RelayState(1, False, 0)]
-        self.store_up = True
-        self.held = 0
-        self.pins_fail = False
-        self.metrics = Metrics(settings, started_at=1_234.5)
-        self.sources = Sources(
-            hosts=lambda: self.hosts,
-            connections=lambda: self.connections,
-            relays=lambda: self.relays,
-            store_up=lambda: self.store_up,
-            pins=self._pins,
-            held=lambda: self.held,
-            shared=lambda: 0,
-        )
-
-    async def _pins(self) -> int:
-        if self.pins_fail:
-            raise StoreError("away")
-        return 42
-
-    async def scrape(self) -> Samples:
-        """Every sample by its text, as in `name{label="value"}` with the labels in order."""
-        text = (await self.metrics.render(self.sources)).decode()
-        return {
-            _name(sample.name, sample.labels): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-
-def _name(name: str, labels: dict[str, str]) -> str:
-    inner = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    short = name.removeprefix(PREFIX)
-    return f"{short}{{{inner}}}" if inner else short
+from proxy.server.record import Ending, Phase
+from tests.unit.control.farm import connection
+from tests.unit.control.scrape import House, changes
 
 
 @pytest.fixture
@@ -70,15 +22,6 @@ async def house() -> AsyncIterator[House]:
     made = House()
     yield made
     made.metrics.close()
-
-
-def changes(before: Samples, after: Samples) -> Samples:
-    """What differs between two scrapes, without what the machine changes by itself."""
-    return {
-        name: value - before.get(name, 0.0)
-        for name, value in after.items()
-        if value != before.get(name, 0.0) and not name.startswith("open_files")
-    }
 
 
 async def test_what_befalls_the_table_is_counted(house: House) -> None:
@@ -202,61 +145,6 @@ async def test_failures_of_hosts_pins_and_store_are_counted(house: House) -> Non
         "pins_moved_total{cause=token,pool=tools}": 1.0,
         "affinity_store_failures_total": 1.0,
     }
-
-
-async def test_live_values_are_read_at_each_scrape(house: House) -> None:
-    first = await house.scrape()
-    assert first["host_up{host=rdsh01,pool=desktops}"] == 1.0
-    assert first["host_will{host=rdsh01,pool=desktops,will=ready}"] == 1.0
-    assert first["affinity_pins"] == 42.0
-    assert first["relay_up{relay=0}"] == 1.0
-    assert first["relay_up{relay=1}"] == 0.0
-    assert first["relay_connections{relay=0}"] == 3.0
-    assert first["start_time_seconds"] == 1_234.5
-    host = house.hosts[0]
-    host.up, host.will, host.live = False, Will.DRAIN, 9
-    house.held, house.store_up = 4, False
-    assert changes(first, await house.scrape()) == {
-        "host_up{host=rdsh01,pool=desktops}": -1.0,
-        "host_will{host=rdsh01,pool=desktops,will=ready}": -1.0,
-        "host_will{host=rdsh01,pool=desktops,will=drain}": 1.0,
-        "connections_active{host=rdsh01,pool=desktops}": 9.0,
-        "held_clients": 4.0,
-        "affinity_store_up": -1.0,
-    }
-
-
-async def test_open_files_and_the_build_are_told(house: House) -> None:
-    samples = await house.scrape()
-    assert 3 <= samples["open_files"] <= samples["open_files_limit"]
-    assert any(f"version={__version__}" in name for name in samples if "build_info" in name)
-
-
-async def test_pins_are_absent_while_the_store_does_not_answer(house: House) -> None:
-    house.pins_fail = True
-    assert "affinity_pins" not in await house.scrape()
-
-
-async def test_bytes_of_living_connections_count_and_do_not_count_twice(house: House) -> None:
-    name = "bytes_total{direction=down,host=rdsh01,pool=desktops}"
-    living = connection()
-    house.connections.append(living)
-    assert (await house.scrape())[name] == 5000.0
-    living.bytes_down = 6000
-    assert (await house.scrape())[name] == 6000.0
-    house.connections.remove(living)
-    living.ending = Ending(Phase.RELAY, Side.SERVER, Cause.RESET)
-    house.metrics.connection_ended(living)
-    assert (await house.scrape())[name] == 6000.0
-
-
-async def test_bytes_that_an_earlier_front_has_counted_do_not_count_again(house: House) -> None:
-    taken_over = connection(bytes_down=9_000_000)
-    house.metrics.connection_accepted(taken_over)
-    house.connections.append(taken_over)
-    taken_over.bytes_down += 10
-    samples = await house.scrape()
-    assert samples["bytes_total{direction=down,host=rdsh01,pool=desktops}"] == 10.0
 
 
 async def test_labels_hold_neither_users_nor_sources_nor_tokens(house: House) -> None:

@@ -1,0 +1,90 @@
+"""Live series: read where the values stand, at each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy import __version__
+from proxy.control.live import Sample
+from proxy.errors import Cause, Side
+from proxy.routing.pool import Will
+from proxy.server.record import Ending, Phase
+from tests.unit.control.farm import connection
+from tests.unit.control.scrape import House, changes
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    made = House()
+    yield made
+    made.metrics.close()
+
+
+async def test_live_values_are_read_at_each_scrape(house: House) -> None:
+    first = await house.scrape()
+    assert first["host_up{host=rdsh01,pool=desktops}"] == 1.0
+    assert first["host_will{host=rdsh01,pool=desktops,will=ready}"] == 1.0
+    assert first["affinity_pins"] == 42.0
+    assert first["relay_up{relay=0}"] == 1.0
+    assert first["relay_up{relay=1}"] == 0.0
+    assert first["relay_connections{relay=0}"] == 3.0
+    assert first["start_time_seconds"] == 1_234.5
+    host = house.hosts[0]
+    host.up, host.will, host.live = False, Will.DRAIN, 9
+    house.held, house.store_up = 4, False
+    assert changes(first, await house.scrape()) == {
+        "host_up{host=rdsh01,pool=desktops}": -1.0,
+        "host_will{host=rdsh01,pool=desktops,will=ready}": -1.0,
+        "host_will{host=rdsh01,pool=desktops,will=drain}": 1.0,
+        "connections_active{host=rdsh01,pool=desktops}": 9.0,
+        "held_clients": 4.0,
+        "affinity_store_up": -1.0,
+    }
+
+
+async def test_open_files_and_the_build_are_told(house: House) -> None:
+    samples = await house.scrape()
+    assert 3 <= samples["open_files"] <= samples["open_files_limit"]
+    assert any(f"version={__version__}" in name for name in samples if "build_info" in name)
+
+
+async def test_pins_are_absent_while_the_store_does_not_answer(house: House) -> None:
+    house.pins_fail = True
+    assert "affinity_pins" not in await house.scrape()
+
+
+async def test_bytes_of_living_connections_count_and_do_not_count_twice(house: House) -> None:
+    name = "bytes_total{direction=down,host=rdsh01,pool=desktops}"
+    living = connection()
+    house.connections.append(living)
+    assert (await house.scrape())[name] == 5000.0
+    living.bytes_down = 6000
+    assert (await house.scrape())[name] == 6000.0
+    house.connections.remove(living)
+    living.ending = Ending(Phase.RELAY, Side.SERVER, Cause.RESET)
+    house.metrics.connection_ended(living)
+    assert (await house.scrape())[name] == 6000.0
+
+
+async def test_bytes_that_an_earlier_front_has_counted_do_not_count_again(house: House) -> None:
+    taken_over = connection(bytes_down=9_000_000)
+    house.metrics.connection_accepted(taken_over)
+    house.connections.append(taken_over)
+    taken_over.bytes_down += 10
+    samples = await house.scrape()
+    assert samples["bytes_total{direction=down,host=rdsh01,pool=desktops}"] == 10.0
+
+
+async def test_the_samples_of_parts_are_shown_under_the_names_of_the_table(house: House) -> None:
+    samples = [
+        Sample("host_up", ("p", "h"), 1.0),
+        Sample("bytes_total", ("p", "h", "up"), 2.0),
+        Sample("host_up", ("p", "i"), 0.0),
+    ]
+    house.hosts, house.sources = [], house.sources._replace(parts=(lambda: samples,))
+    shown = await house.scrape()
+    assert shown["host_up{host=h,pool=p}"] == 1.0
+    assert shown["host_up{host=i,pool=p}"] == 0.0
+    assert shown["bytes_total{direction=up,host=h,pool=p}"] == 2.0
