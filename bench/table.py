@@ -1,13 +1,15 @@
-"""What the affinity table costs: `python -m bench.table URL-or-FILE [--pins N]`.
+"""What the affinity table costs: `python -m bench.table URL-or-FILE [--pins N] [--live N]`.
 
 Fills a table with so many pins (SQLite where a file is named, Redis where a URL is), then measures
-single questions one after the other, a round of touches, and memory. The unit costs of
+single questions one after the other, what a node spends to keep the pins of its live connections
+(all of them idle, each with a user, so with two entries), and memory. The unit costs of
 docs/scaling.md come from here. The table is to be a new one: what is in it stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import resource
 import time
@@ -16,14 +18,23 @@ from pathlib import Path
 
 import uvloop
 
+from proxy.address import Address
 from proxy.affinity.redis import RedisStore
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import AffinityStore, PinKey, Touch
+from proxy.control.health import HealthMonitor
+from proxy.observers import Observers
+from proxy.routing.pool import Pool
+from proxy.server.gate import Gate
+from proxy.server.pins import PinKeeper, touch_period_s
+from proxy.server.record import ConnectionRecord
+from proxy.server.table import ConnectionTable, Established
+from proxy.settings import HostSettings, LimitSettings, PoolSettings
 
 _QUESTIONS = 5_000
-_TOUCHES = 20_000
 _FILL = 5_000
 _TTL_S = 86_400.0
+_CLIENTS = 1 << 20  # among them are those who are connected
 
 
 def key(number: int) -> PinKey:
@@ -31,11 +42,16 @@ def key(number: int) -> PinKey:
     return PinKey("desktops", f"source:10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
 
 
+def host(number: int) -> str:
+    """The host of a client."""
+    return f"rdsh{number % 20:02}"
+
+
 async def fill(store: AffinityStore, pins: int) -> None:
     """So many pins."""
     for first in range(0, pins, _FILL):
         some = range(first, min(first + _FILL, pins))
-        await store.touch("bench", [Touch(key(n), f"rdsh{n % 20:02}", _TTL_S) for n in some])
+        await store.touch("bench", [Touch(key(n), host(n), _TTL_S) for n in some])
 
 
 async def ask(name: str, question: Callable[[int], Awaitable[object]], numbers: list[int]) -> None:
@@ -52,7 +68,35 @@ async def ask(name: str, question: Callable[[int], Awaitable[object]], numbers: 
     print(f"{name:16} {p50:7.0f} us  {p99:7.0f} us  {cpu / len(took) * 1e6:7.0f} us CPU here")
 
 
-async def measure(where: str, pins: int) -> None:
+async def keep(store: AffinityStore, live: int) -> None:
+    """Hold so many connections for one round of touches; print the processor time of it all."""
+    hosts = (HostSettings(name=host(0), address=Address("10.0.0.1", 3389)),)
+    pools = {"desktops": Pool(PoolSettings(name="desktops", hosts=hosts))}
+    nobody = Observers(HealthMonitor(pools.values(), lambda *_: None, rng=random.Random(3)))
+    gate = Gate(LimitSettings(), [], time.monotonic)
+    table = ConnectionTable(pools, gate, nobody, time.time)
+    keeper = PinKeeper(store, "bench", table, pools, nobody, time.time)
+    table.watchers.append(keeper)
+    chance, at = random.Random(2), Address("10.0.0.2", 1)
+    for number in range(live):
+        client = chance.randrange(_CLIENTS)
+        record = ConnectionRecord(number, "rdp", at, at, time.time() - 3600.0, host=host(client))
+        entries = (key(client), PinKey("desktops", f"{key(client).key} user:user{number:05}"))
+        table.add(Established(record, None, entries))
+    await keeper.flush()
+    if isinstance(store, SqliteStore):
+        await store.checkpoint_once()
+    running = [asyncio.ensure_future(part) for part in (keeper.run(), store.maintain())]
+    began, cpu = time.perf_counter(), _cpu_s()
+    await asyncio.sleep(touch_period_s(pools.values()))
+    cpu, took = _cpu_s() - cpu, time.perf_counter() - began
+    for part in running:
+        part.cancel()
+    await asyncio.wait(running)
+    print(f"{live} live connections: {cpu / took:.2%} of a core here")
+
+
+async def measure(where: str, pins: int, live: int) -> None:
     """All of it."""
     store: AffinityStore
     if "://" in where:
@@ -72,11 +116,7 @@ async def measure(where: str, pins: int) -> None:
     await ask("get", lambda number: store.get(key(number)), known)
     await ask("claim, known", claim, known)
     await ask("claim, new", claim, new)
-    live = [Touch(key(n), f"rdsh{n % 20:02}", _TTL_S) for n in chance.sample(range(pins), _TOUCHES)]
-    began, cpu = time.perf_counter(), _cpu_s()
-    await store.touch("bench", live)
-    took, cpu = time.perf_counter() - began, _cpu_s() - cpu
-    print(f"{_TOUCHES} touches: {took * 1000:.0f} ms, {cpu * 1000:.0f} ms CPU here")
+    await keep(store, live)
     await store.close()
     if "://" not in where:
         size = Path(where).stat().st_size  # noqa: ASYNC240 (nobody waits for us)
@@ -97,8 +137,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("where", help="a new file, or redis://HOST:PORT/DB")
     parser.add_argument("--pins", type=int, default=1_000_000)
+    parser.add_argument("--live", type=int, default=20_000)
     options = parser.parse_args()
-    uvloop.run(measure(options.where, options.pins))
+    uvloop.run(measure(options.where, options.pins, options.live))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,14 @@ _PUT = """
         (pool, key, host, expires_at, touched_at, claimed_at, node, node_at, others_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+# What `entry.touched` makes of a pin in force at the host of the touch, which nearly all are: a
+# third of the time of reading and writing the row.
+_EXTEND = """
+    UPDATE pins SET
+        expires_at = max(expires_at, ?1 + ?2), touched_at = ?1,
+        others_at = CASE WHEN node IS ?3 THEN others_at ELSE node_at END, node = ?3, node_at = ?1
+    WHERE pool = ?4 AND key = ?5 AND host = ?6 AND expires_at > ?1
+"""
 _DELETE = "DELETE FROM pins WHERE pool = ? AND key = ?"
 _PAGE = """
     SELECT pool, key, host, expires_at, touched_at
@@ -303,11 +311,17 @@ class SqliteStore:
             return self._put(key, change)
 
     def _touch_chunk(self, node: str, chunk: Sequence[Touch]) -> list[str]:
+        now = self._now()
+        hosts = []
         with self._transaction():
-            return [
-                self._put(one.key, partial(touched, node=node, host=one.host, ttl_s=one.ttl_s)).host
-                for one in chunk
-            ]
+            for one in chunk:
+                host = one.host
+                row = one.key.pool, one.key.key, host
+                if not self._execute(_EXTEND, now, one.ttl_s, node, *row):
+                    change = partial(touched, node=node, host=host, ttl_s=one.ttl_s)
+                    host = self._put(one.key, change).host
+                hosts.append(host)
+        return hosts
 
     def _put(self, key: PinKey, change: Callable[[Entry | None, float], _Changed]) -> _Changed:
         """Within a transaction: write what `change` makes of the entry in force, if anything."""

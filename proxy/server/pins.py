@@ -2,7 +2,9 @@
 other way round.
 
 Each node touches the keys of its live connections every min(ttl / 4, 60 s), spread evenly, and
-once at each end. A pin gets its full time to live once a connection has lived a minute.
+once when they end; only those that end within five seconds of a claim are not worth another write.
+A pin gets its full time to live once a connection has lived a minute. While the table is away the
+ended ones wait, so that a table that comes back empty knows them too.
 
 A token routes its own connection and leaves the pin alone: with a hundred users behind one address
 a pin that jumps to the host of somebody else's token fails logins. Only a key whose single live
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -29,8 +32,10 @@ from proxy.server.table import ConnectionTable, Established
 log = logging.getLogger(__name__)
 
 SETTLED_S = 60.0  # a connection that lived so long is a session, not a probe
-TICK_S = 0.5
+SLICES = 120  # of the live connections: one is touched at a time, for an even load
+TICK_S = 60.0 / SLICES
 YOUNG_S = 5.0  # its pin was claimed a moment ago: a touch at its end would add nothing
+ENDED_MAX = 20_000  # that wait for the table
 
 
 def touch_period_s(pools: Iterable[Pool]) -> float:
@@ -48,19 +53,17 @@ class PinKeeper:
     pools: dict[str, Pool]
     observer: Observer
     wall: Callable[[], float]
+    _slices: list[dict[int, Established]] = field(
+        default_factory=lambda: [{} for _ in range(SLICES)]
+    )
     _settling: list[tuple[float, int]] = field(default_factory=list)
     _ended: list[Established] = field(default_factory=list)
 
     async def run(self) -> None:
         """One tick after the other, for ever."""
-        slices = max(1, round(touch_period_s(self.pools.values()) / TICK_S))
-        turn = 0
-        while True:
-            await asyncio.sleep(TICK_S)
-            turn = (turn + 1) % slices
-            await self.tick(
-                row for conn_id, row in self.table.rows.items() if conn_id % slices == turn
-            )
+        for slice_ in itertools.cycle(self._slices):
+            await asyncio.sleep(touch_period_s(self.pools.values()) / SLICES)
+            await self.tick(slice_.values())
 
     async def flush(self) -> None:
         """Touch everything once: before the process ends."""
@@ -69,8 +72,7 @@ class PinKeeper:
     async def tick(self, round_: Iterable[Established]) -> None:
         """Touch the rows whose turn it is, those that just settled, and those that ended."""
         live = [*round_, *self._just_settled()]
-        ended = list(self._ended)
-        self._ended.clear()
+        ended = list(self._ended) if self.store.is_up else []
         touches = {
             (key, row.record.host): Touch(key, row.record.host or "", self._ttl_s(row))
             for row in (*live, *ended)
@@ -81,9 +83,11 @@ class PinKeeper:
             return
         try:
             in_force = await self.store.touch(self.node, list(touches.values()))
+            del self._ended[: len(ended)]
             pins = {touch.key: host for touch, host in zip(touches.values(), in_force, strict=True)}
-            for row in live:
+            for row in (*live, *ended):
                 await self._settle(row, pins)
+            for row in live:
                 for key in row.keys:
                     await self._move(row, key, pins[key])
         except StoreError:
@@ -131,13 +135,19 @@ class PinKeeper:
 
     def established(self, row: Established) -> None:
         """A connection came (TableWatcher)."""
+        self._slice_of(row)[row.record.id] = row
         # A little later than the minute, so that the claim of the same login is past it too.
         heapq.heappush(self._settling, (row.record.accepted_at + SETTLED_S + TICK_S, row.record.id))
 
     def gone(self, row: Established) -> None:
         """A connection ended (TableWatcher)."""
-        if self.wall() - row.record.accepted_at >= YOUNG_S:
+        del self._slice_of(row)[row.record.id]
+        is_known = not row.table_was_away and self.wall() - row.record.accepted_at < YOUNG_S
+        if not is_known and len(self._ended) < ENDED_MAX:
             self._ended.append(row)
+
+    def _slice_of(self, row: Established) -> dict[int, Established]:
+        return self._slices[row.record.id % SLICES]
 
     def _just_settled(self) -> list[Established]:
         now = self.wall()

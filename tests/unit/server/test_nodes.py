@@ -52,6 +52,10 @@ class SharedTable:
         self._store, self._world = store, world
         self._seen: dict[PinKey, str] = {}
 
+    @property
+    def is_up(self) -> bool:
+        return not self._world.away
+
     async def _ask(self, verb: str, *args: Any, **named: Any) -> Any:
         await asyncio.sleep(0)  # others have their turn between a question and its answer
         if self._world.away:
@@ -154,7 +158,7 @@ class Node:
 
 
 class Nodes(RuleBasedStateMachine):
-    """The story. `live` has every connection as (node, row)."""
+    """The story. `live` has every connection as (node, row), `parted` those that ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,6 +166,7 @@ class Nodes(RuleBasedStateMachine):
         self.clock, self.world, self.away = Clock(), World(), False
         self.was_away: set[str] = set()  # clients that were placed without the table, until settled
         self.live: dict[int, tuple[Node, Established]] = {}
+        self.parted: list[Established] = []
         self.ids = iter(range(1, 100_000))
 
     @initialize(balance=st.sampled_from(Balance))
@@ -240,6 +245,7 @@ class Nodes(RuleBasedStateMachine):
         for conn_id in conn_ids:
             node, row = self.live.pop(conn_id)
             node.table.drop(row)
+            self.parted.append(row)
             if row.host is not None:
                 row.host.live -= 1
 
@@ -254,7 +260,8 @@ class Nodes(RuleBasedStateMachine):
             return
         self.away = False
         where = {i: row.record.host for i, (_, row) in self.live.items()}
-        blind = [row for _, row in self.live.values() if row.table_was_away]
+        rows = [row for _, row in self.live.values()] + self.parted
+        blind = [row for row in rows if row.table_was_away]
         before = self._disagreements()
         for node in self.nodes:
             self.runner.run(node.keeper.flush())
@@ -263,6 +270,7 @@ class Nodes(RuleBasedStateMachine):
         pairs = zip(blind, pins, strict=True)
         elsewhere = [row for row, pin in pairs if pin and pin.host != row.record.host]
         assert self._disagreements() - before == len(elsewhere)
+        self.parted.clear()
         # Who was counted goes where the table says from now on, so may be on two hosts for a while.
         self.was_away = {client for client in self.was_away if self._strays(client)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
@@ -98,6 +99,52 @@ async def test_probes_that_ended_at_once_are_not_touched(k: Keeping) -> None:
     k.table.drop(row)
     await k.tick()
     assert await k.host() == "a"
+
+
+async def test_connections_that_ended_while_the_table_was_away_are_told_when_it_is_back(
+    k: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SqliteStore, "is_up", False)
+    blind = k.connect("a")
+    blind.table_was_away = True
+    k.table.drop(blind)
+    row = k.connect("b")
+    k.clock.now += HOUR
+    k.table.drop(row)
+    await k.tick()
+    assert await k.host() is None
+    monkeypatch.setattr(SqliteStore, "is_up", True)
+    for _ in range(2):
+        await k.tick()
+        assert await k.host() == "a"
+    assert k.observed.disagreed == []
+    assert await k.lasts(599)
+
+
+async def test_those_that_ended_without_the_table_count_where_it_says_otherwise(
+    k: Keeping,
+) -> None:
+    await k.store.claim(KEY, "a", expected=None, ttl_s=600)
+    row = k.connect("b")
+    row.table_was_away = True
+    k.table.drop(row)
+    for _ in range(2):
+        await k.tick()
+    assert k.observed.disagreed == ["desktops"]
+
+
+async def test_each_live_connection_has_its_turn(
+    k: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.server.pins.touch_period_s", lambda _pools: 0.012)
+    keys = [PinKey("desktops", f"source:10.0.{n // 250}.{n % 250}") for n in range(300)]
+    for key in keys:
+        k.connect("a").keys = (key,)
+    running = asyncio.ensure_future(k.keeper.run())
+    while await k.store.size() < len(keys):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_a_pin_that_the_table_lost_is_seeded_again(k: Keeping) -> None:
