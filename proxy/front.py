@@ -41,6 +41,7 @@ from proxy.server.listener import Listener
 from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
 from proxy.server.shared_sources import SharedSources
+from proxy.server.signs import Signs
 from proxy.server.table import ConnectionTable
 from proxy.settings import Settings, state_path
 from proxy.views import Views
@@ -98,7 +99,8 @@ class Front:
         timeouts = settings.timeouts
         self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
         self.shared = SharedSources(settings.affinity.shared_after, self.pools, store, loop.time)
-        self.table.watchers += [self.pins, self.shared]
+        signs = Signs(self.pools, self.shared, self.observers, wall)
+        self.table.watchers += [self.pins, self.shared, signs]
         self.placer = Placer(
             store,
             node,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from proxy.control.health import HealthMonitor
 from proxy.errors import Cause
+from proxy.routing.signs import Sign
 from proxy.server.record import ConnectionRecord, Observer
 
 
@@ -47,3 +50,9 @@ class Observers:
     def store_failed(self) -> None:
         for each in self._listeners:
             each.store_failed()
+
+    def sign_seen(
+        self, sign: Sign, record: ConnectionRecord, evidence: Mapping[str, object]
+    ) -> None:
+        for each in self._listeners:
+            each.sign_seen(sign, record, evidence)

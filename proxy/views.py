@@ -13,7 +13,7 @@ from proxy.affinity.store import AffinityStore, PinKey
 from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
-from proxy.control.live import RelayState, Sources
+from proxy.control.live import RelayState, Sample, Sources
 from proxy.control.metrics import CONTENT_TYPE, Metrics
 from proxy.control.names import user_names
 from proxy.control.pins import PinDesk
@@ -96,7 +96,15 @@ class Views:
             pins=self.store.size,
             held=lambda: self.placer.held,
             shared=lambda: len(self.shared),
+            parts=(self._lifespans,),
         )
+
+    def _lifespans(self) -> list[Sample]:
+        now = self.wall()
+        return [
+            Sample("host_short_lived", (host.pool, host.name), host.lifespans.all_short(now))
+            for host in self._hosts()
+        ]
 
     def _relay_states(self) -> list[RelayState]:
         attached = self.relays.connections

@@ -32,7 +32,8 @@ from typing import Any, Self, TextIO
 
 from proxy.errors import Cause
 from proxy.routing.model import TokenFate
-from proxy.server.record import ConnectionRecord, Phase
+from proxy.routing.signs import Sign
+from proxy.server.record import ConnectionRecord, Ending, Phase
 from proxy.settings import LogFormat, LogSettings
 
 BURST = 10
@@ -185,7 +186,7 @@ class ConnectionLog:
         """
         self._user_fields = user_fields
         self._later = later
-        self._burst: dict[Cause, int] = {}
+        self._burst: dict[Cause | Sign, int] = {}
 
     def connection_accepted(self, record: ConnectionRecord) -> None:
         if log.isEnabledFor(logging.DEBUG):
@@ -206,17 +207,7 @@ class ConnectionLog:
         bounded = ending.phase is not Phase.RELAY and level > logging.DEBUG
         if bounded and not self._within_burst(ending.cause):
             return
-        fields = self.fields(record)
-        fields |= {
-            "ending": str(ending),
-            "phase": ending.phase,
-            "side": ending.side,
-            "cause": ending.cause,
-            "bytes_up": record.bytes_up,
-            "bytes_down": record.bytes_down,
-            "duration_s": _rounded(record.duration_s),
-        }
-        _tell(level, "connection_ended", fields)
+        _tell(level, "connection_ended", self._ended_fields(record, ending))
 
     def host_answered(self, pool: str, host: str) -> None:
         """Nothing to say: `connection_placed` follows."""
@@ -232,6 +223,13 @@ class ConnectionLog:
 
     def store_failed(self) -> None:
         log.debug("store_failed")
+
+    def sign_seen(
+        self, sign: Sign, record: ConnectionRecord, evidence: Mapping[str, object]
+    ) -> None:
+        if record.ending is not None and self._within_burst(sign):
+            fields = self._ended_fields(record, record.ending)
+            _tell(logging.WARNING, sign, fields | dict(evidence))
 
     def host_changed(self, pool: str, host: str, *, up: bool, cause: str | None = None) -> None:
         """Health's opinion of a host changed."""
@@ -269,7 +267,18 @@ class ConnectionLog:
             "answer_s": _rounded(record.answer_s),
         }
 
-    def _within_burst(self, cause: Cause) -> bool:
+    def _ended_fields(self, record: ConnectionRecord, ending: Ending) -> dict[str, Any]:
+        return self.fields(record) | {
+            "ending": str(ending),
+            "phase": ending.phase,
+            "side": ending.side,
+            "cause": ending.cause,
+            "bytes_up": record.bytes_up,
+            "bytes_down": record.bytes_down,
+            "duration_s": _rounded(record.duration_s),
+        }
+
+    def _within_burst(self, cause: Cause | Sign) -> bool:
         """Whether one more line of this cause may be written in this second."""
         seen = self._burst.get(cause, 0)
         self._burst[cause] = seen + 1
@@ -278,7 +287,7 @@ class ConnectionLog:
             later(_WINDOW_S, lambda: self._close_window(cause))
         return seen < BURST
 
-    def _close_window(self, cause: Cause) -> None:
+    def _close_window(self, cause: Cause | Sign) -> None:
         more = self._burst.pop(cause) - BURST
         if more > 0:
             fields = {"cause": cause, "connections": more, "within_s": _WINDOW_S}

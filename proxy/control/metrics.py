@@ -18,6 +18,7 @@ that owns the value.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import (
@@ -33,6 +34,7 @@ from proxy.control.live import LIVE_COUNTERS, OTHER, Carried, Live, Sources
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.signs import Sign
 from proxy.server.record import ConnectionRecord, Phase
 from proxy.settings import ListenerSettings, PoolSettings, Settings
 
@@ -65,6 +67,11 @@ _USUAL_ENDINGS = {
     (Phase.RELAY, Side.CLIENT): (Cause.CLOSED, Cause.RESET, Cause.TIMEOUT),
     (Phase.RELAY, Side.SERVER): (Cause.CLOSED, Cause.RESET, Cause.TIMEOUT),
     (Phase.RELAY, Side.LOCAL): (Cause.IDLE, Cause.RELAY_DIED, Cause.STOPPED),
+}
+# A host whose connections are short is a state, and so a live series.
+_SIGN_COUNTERS = {
+    Sign.CERTIFICATE_MISMATCH: "suspected_certificate_mismatch_total",
+    Sign.REDIRECT_LOOP: "redirect_loops_total",
 }
 _HOST_CAUSES = (Cause.REFUSED, Cause.UNREACHABLE, Cause.TIMEOUT, Cause.RESET, Cause.CLOSED)
 _SELECTED = ("rdp", "ssl", "hybrid", "rdstls", "hybrid_ex", "rdsaad")
@@ -156,6 +163,12 @@ class Metrics:
     def store_failed(self) -> None:
         self._count("affinity_store_failures_total")
 
+    def sign_seen(
+        self, sign: Sign, record: ConnectionRecord, _evidence: Mapping[str, object]
+    ) -> None:
+        if sign in _SIGN_COUNTERS:
+            self._count(_SIGN_COUNTERS[sign], record.pool or OTHER, record.host or OTHER)
+
     def store_event(self, event: StoreEvent) -> None:
         """Something befell the affinity table."""
         self._count("affinity_events_total", event)
@@ -208,6 +221,8 @@ class Metrics:
         for host in pool.hosts:
             for failure in _HOST_CAUSES:
                 self._bind("host_failures_total", pool.name, host.name, failure)
+            for counter in _SIGN_COUNTERS.values():
+                self._bind(counter, pool.name, host.name)
 
     def _bind(self, name: str, *labels: str) -> Counter | Histogram:
         family = self._families[name]

@@ -52,6 +52,16 @@ SERIES: dict[str, Series] = {
         ("pool", "host", "cause"),
         "Session hosts that refused, reset or stayed silent towards a client.",
     ),
+    "suspected_certificate_mismatch_total": Series(
+        "counter",
+        ("pool", "host"),
+        "Clients that left a host, it seems, because its certificate was not the expected one.",
+    ),
+    "redirect_loops_total": Series(
+        "counter",
+        ("pool", "host"),
+        "Clients that tokens sent on again and again, by the last host.",
+    ),
     "negotiations_total": Series(
         "counter",
         ("pool", "answer"),
@@ -99,6 +109,11 @@ SERIES: dict[str, Series] = {
     "host_up": Series("gauge", ("pool", "host"), "1 while health calls the session host up."),
     "host_will": Series(
         "gauge", ("pool", "host", "will"), "1 for what the operator wants of a host, else 0."
+    ),
+    "host_short_lived": Series(
+        "gauge",
+        ("pool", "host"),
+        "1 while all connections to the session host end within 15 s, else 0.",
     ),
     "held_clients": Series("gauge", (), "Clients that wait because no host of their pool is up."),
     "shared_sources": Series(

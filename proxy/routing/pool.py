@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from proxy.address import Address
+from proxy.routing.lifespans import Lifespans
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.tokens import RoutingToken
 
@@ -28,10 +29,22 @@ class Host:
     Attributes:
         address: where connections to it go; None while its DNS name has no address yet.
         live: connections to it now, those being set up included.
+        lifespans: whether its connections last.
         credit: its turn in the rotation of its pool (see `Pool.placed`).
     """
 
-    __slots__ = ("address", "credit", "live", "name", "names", "pool", "settings", "up", "will")
+    __slots__ = (
+        "address",
+        "credit",
+        "lifespans",
+        "live",
+        "name",
+        "names",
+        "pool",
+        "settings",
+        "up",
+        "will",
+    )
 
     def __init__(self, settings: HostSettings, pool: str) -> None:
         self.settings = settings
@@ -40,6 +53,7 @@ class Host:
         self.will = Will.READY
         self.up = True  # until a health check says otherwise: a restart must not refuse anybody
         self.live = 0
+        self.lifespans = Lifespans()
         self.credit = 0
         self.address: Address | None = None
         self.names: frozenset[Address] = frozenset()

@@ -10,6 +10,7 @@ To log or count something new: a field here.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -17,6 +18,7 @@ from typing import Protocol
 from proxy.address import Address
 from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.signs import Sign
 
 PACKED_MAX_BYTES = 512
 _PACKED_VERSION = 1
@@ -193,3 +195,8 @@ class Observer(Protocol):
 
     def store_failed(self) -> None:
         """The affinity store did not answer."""
+
+    def sign_seen(
+        self, sign: Sign, record: ConnectionRecord, evidence: Mapping[str, object]
+    ) -> None:
+        """The connection that just ended told of trouble; `evidence` is for the log."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ async def two_xrdp_hosts(directory: Path) -> AsyncIterator[list[XrdpHost]]:
 
 @asynccontextmanager
 async def proxy_before(
-    hosts: Sequence[XrdpHost], directory: Path, **listener: Any
+    hosts: Sequence[XrdpHost],
+    directory: Path,
+    affinity: Mapping[str, Any] | None = None,
+    **listener: Any,
 ) -> AsyncIterator[RunningProxy]:
     """Run rdp-proxy inside the block; `listener` is laid over its listener.
 
@@ -43,6 +46,7 @@ async def proxy_before(
             {
                 "name": "desktops",
                 "balance": "round_robin",
+                "affinity": dict(affinity or {}),
                 "hosts": [{"name": host.name, "address": str(host.address)} for host in hosts],
             }
         ],

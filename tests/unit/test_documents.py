@@ -15,6 +15,7 @@ from proxy import cli, config
 from proxy.affinity.store import StoreEvent
 from proxy.errors import Cause, Side, WireError
 from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.signs import Sign
 from proxy.server.record import Phase
 from proxy.wire.x224 import parse_connection_request
 from tests.vectors import VECTORS
@@ -60,7 +61,7 @@ def test_the_readme_has_a_configuration_to_start_from() -> None:
     assert fenced(ROOT / "README.md", "yaml")
 
 
-@pytest.mark.parametrize("words", [Cause, Reason, TokenFate, Phase])
+@pytest.mark.parametrize("words", [Cause, Reason, TokenFate, Phase, Sign])
 def test_operations_has_a_row_for_every_value(words: type[StrEnum]) -> None:
     assert {str(word) for word in words} - rows(OPERATIONS) == set()
 

@@ -7,6 +7,7 @@ import inspect
 from proxy.address import Address
 from proxy.errors import Cause
 from proxy.observers import Observers
+from proxy.routing.signs import Sign
 from proxy.server.record import ConnectionRecord, Observer
 from tests.unit.server.stage import Observed
 
@@ -34,6 +35,7 @@ def test_everybody_is_told_everything() -> None:
     both.pin_moved("p", "token")
     both.pin_disagreed("p")
     both.store_failed()
+    both.sign_seen(Sign.REDIRECT_LOOP, record, {"hops": 5})
     assert one == two
     assert all(vars(one).values())
     assert health.told == ["p/a answered", "p/b reset"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.control.live import RelayState, Sources
+from proxy.control.live import RelayState, Sample, Sources
 from proxy.control.metrics import Metrics
 from proxy.control.series import PREFIX
 from proxy.errors import StoreError
@@ -35,6 +35,7 @@ class House:
             pins=self._pins,
             held=lambda: self.held,
             shared=lambda: 0,
+            parts=(lambda: [Sample("host_short_lived", ("desktops", "rdsh01"), 0.0)],),
         )
 
     async def _pins(self) -> int:

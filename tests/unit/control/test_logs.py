@@ -18,6 +18,7 @@ from proxy.control.logs import BURST, ConnectionLog, LogWriter
 from proxy.control.names import UserNames, hash_user
 from proxy.errors import Cause, Side
 from proxy.routing.model import TokenFate
+from proxy.routing.signs import Sign
 from proxy.server.record import ConnectionRecord, Ending, Phase
 from proxy.settings import LogFormat, LogLevel, LogSettings, LogUsers
 from tests.unit.control.farm import connection
@@ -187,6 +188,26 @@ def test_the_level_says_whether_an_operator_should_care(
 ) -> None:
     (line,) = written(lambda log: log.connection_ended(ended(cause, phase)))
     assert line["level"] == level
+
+
+def test_a_sign_is_told_with_its_evidence_and_not_in_floods() -> None:
+    def act(log: ConnectionLog) -> None:
+        record = ended(Cause.CLOSED, Phase.RELAY)
+        for _ in range(BURST + 5):
+            log.sign_seen(Sign.CERTIFICATE_MISMATCH, record, {"previous_host": "rdsh02"})
+
+    *lines, more = written(act)
+    assert len(lines) == BURST
+    told = {key: lines[0][key] for key in ("event", "level", "host", "ending", "bytes_down")}
+    assert told == {
+        "event": "suspected_certificate_mismatch",
+        "level": "warning",
+        "host": "rdsh01",
+        "ending": "relay/client/closed",
+        "bytes_down": 5000,
+    }
+    assert lines[0]["previous_host"] == "rdsh02"
+    assert (more["cause"], more["connections"]) == ("suspected_certificate_mismatch", 5)
 
 
 def test_hosts_that_turn_are_told() -> None:

@@ -12,6 +12,7 @@ from proxy.affinity.store import StoreEvent
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.signs import Sign
 from proxy.server.record import Ending, Phase
 from tests.unit.control.farm import connection
 from tests.unit.control.scrape import House, changes
@@ -111,6 +112,17 @@ async def test_an_ending_is_counted_by_phase_side_and_cause(house: House) -> Non
     assert changed["bytes_total{direction=up,host=rdsh01,pool=desktops}"] == 100.0
     assert changed["bytes_total{direction=down,host=rdsh01,pool=desktops}"] == 5000.0
     assert not any(name.startswith("tokens_total") for name in changed), "counted when placed"
+
+
+async def test_signs_are_counted_by_host_and_states_are_not(house: House) -> None:
+    before = await house.scrape()
+    for sign in Sign:
+        house.metrics.sign_seen(sign, connection(), {})
+    labels = "{host=rdsh01,pool=desktops}"
+    assert changes(before, await house.scrape()) == {
+        f"suspected_certificate_mismatch_total{labels}": 1.0,
+        f"redirect_loops_total{labels}": 1.0,
+    }
 
 
 async def test_a_refused_token_is_counted_although_nothing_was_placed(house: House) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -16,6 +16,7 @@ from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey
 from proxy.errors import Cause
 from proxy.routing.pool import Pool, Routes
+from proxy.routing.signs import Sign
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
 from proxy.server.placement import Placer
@@ -89,6 +90,7 @@ class Observed:
     placed: list[ConnectionRecord] = field(default_factory=list)
     accepted: list[ConnectionRecord] = field(default_factory=list)
     store_failures: int = 0
+    signs: list[tuple[Sign, ConnectionRecord, Mapping[str, object]]] = field(default_factory=list)
 
     def connection_accepted(self, record: ConnectionRecord) -> None:
         self.accepted.append(record)
@@ -113,6 +115,11 @@ class Observed:
 
     def store_failed(self) -> None:
         self.store_failures += 1
+
+    def sign_seen(
+        self, sign: Sign, record: ConnectionRecord, evidence: Mapping[str, object]
+    ) -> None:
+        self.signs.append((sign, record, evidence))
 
 
 class Clock:
