@@ -1,4 +1,5 @@
-"""Commands that ask a running proxy, at its admin endpoint: hosts, connections, pins.
+"""Commands that ask a running proxy, at its admin endpoint: hosts, connections, pins, and what is
+wanted of a host (drain, maintenance, ready, weight).
 
 The endpoint is a unix socket by default, which its owner alone may use. What changes something
 prints what happened; what it must not do is an error in the proxy's own words.
@@ -10,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from proxy.console import OK, CommandError, load, number, say, table
@@ -18,6 +19,7 @@ from proxy.console import OK, CommandError, load, number, say, table
 _ADMIN = "unix:admin.sock"
 _ASK_S = 15.0
 _CHANGE_S = 70.0  # longer than the proxy gives itself
+_LOOK_AGAIN_S = 1.0
 
 Command = Callable[[argparse.Namespace], int]
 AddCommand = Callable[[str, Command, str], argparse.ArgumentParser]
@@ -30,7 +32,7 @@ class _View(NamedTuple):
     columns: str
 
 
-_HOSTS = _View("hosts", "pool host address up will weight connections cause")
+_HOSTS = _View("hosts", "pool host address up will since weight connections cause")
 _CONNECTIONS = _View(
     "connections",
     "client user pool host reason token_fate answer bytes_up bytes_down duration_s",
@@ -44,13 +46,21 @@ _HELP = {
     "pool": ("POOL", "all pools by default"),
     "limit": ("ROWS", "at most so many"),
     "ttl": ("TIME", "such as 7d, or never; by default what the pool's affinity.ttl says"),
+    "pins": (
+        "keep|live|drop",
+        "whose pins still count there: all, those of connected clients, none",
+    ),
+    "deadline": ("TIME", "such as 8h: when it should be over"),
 }
+_STATES = {"ready": "is ready", "drain": "drains", "maintenance": "is in maintenance"}
+_PARAMETERS = (*_HELP, "will", "weight", "close")
 
 
 def add_to(command: AddCommand) -> None:
     """Add the commands; `command` makes one of a name, what it does, and its help."""
-    hosts = command("hosts", _shows(_HOSTS), "Show the session hosts of a running proxy.")
+    hosts = command("hosts", _hosts, "Show the session hosts of a running proxy.")
     _takes(hosts)
+    _add_wills(command)
     shows = _shows(_CONNECTIONS)
     connections = command("connections", shows, "Show its established connections.")
     connections.add_argument("--client", metavar="ADDRESS|NAME", help="or a user's name")
@@ -76,6 +86,33 @@ def add_to(command: AddCommand) -> None:
     act("clear", _clear, text, "client", "user", "host", "pool")
 
 
+def _add_wills(command: AddCommand) -> None:
+    """The operator's will; each takes a host's name, and means it in all pools."""
+
+    def will(name: str, run: Command, text: str, *parameters: str) -> argparse.ArgumentParser:
+        added = command(name, run, text)
+        added.add_argument("host", metavar="HOST", help="its name in the configuration")
+        _takes(added, "pool", *parameters)
+        return added
+
+    text = (
+        "Take no new clients to a host, on all nodes. Tokens, and pins as --pins says, still count."
+    )
+    drain = will("drain", _drain, text, "pins", "deadline")
+    drain.set_defaults(will="drain")
+    drain.add_argument("--close", action="store_const", const="true", help="at the deadline")
+    drain.add_argument("--wait", action="store_true", help="return when no node has connections")
+    text = "Let nobody come to a host, on all nodes; connections that live go on."
+    maintenance = will("maintenance", _wish, text)
+    maintenance.set_defaults(will="maintenance")
+    maintenance.add_argument("--close", action="store_const", const="true", help="close them")
+    text = "Give a host back: new clients may be balanced there."
+    will("ready", _wish, text).set_defaults(will="ready")
+    text = "Change a host's share of new clients, on all nodes and over restarts."
+    weight = will("weight", _weigh, text)
+    weight.add_argument("weight", metavar="N|default", help="0 to 10000; default: as configured")
+
+
 def _takes(parser: argparse.ArgumentParser, *parameters: str) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help="take admin.bind from there")
@@ -92,6 +129,81 @@ def _shows(view: _View) -> Command:
         return _print(args, answer, lambda: _rows(view, answer))
 
     return show
+
+
+def _hosts(args: argparse.Namespace) -> int:
+    answer = _ask(args, "hosts")
+
+    def people() -> None:
+        for row in answer["hosts"]:
+            since_s = row["will_since_s"]
+            row["since"] = None if since_s is None else f"{_time(since_s)} ago"
+        _rows(_HOSTS, answer)
+
+    return _print(args, answer, people)
+
+
+def _wish(args: argparse.Namespace) -> int:
+    answer = _ask(args, "hosts/will", "PUT")
+    return _print(args, answer, lambda: _say_will(answer["hosts"]))
+
+
+def _weigh(args: argparse.Namespace) -> int:
+    answer = _ask(args, "hosts/weight", "PUT")
+
+    def people() -> None:
+        for row in answer["hosts"]:
+            say(f"{row['pool']}: {row['host']} has weight {row['weight']}")
+
+    return _print(args, answer, people)
+
+
+def _drain(args: argparse.Namespace) -> int:
+    """With --wait the exit code tells whether the host is empty."""
+    code = _wish(args)
+    if not args.wait:
+        return code
+    from time import sleep
+
+    told = None
+    while True:
+        rows = _ask(args, "hosts", only=())["hosts"]
+        mine = [
+            row for row in rows if row["host"] == args.host and args.pool in (None, row["pool"])
+        ]
+        if not any(row["in_use"] for row in mine):
+            break
+        if any(row["will"] == "ready" for row in mine):
+            raise CommandError(f"{args.host} is ready again")
+        left = sum(row["connections"] for row in mine)
+        over = [row for row in mine if row["deadline_s"] is not None and row["deadline_s"] <= 0]
+        if over and not over[0]["close"]:
+            raise CommandError(f"the deadline is over: {_left(left)}")
+        if left != told:
+            told = left
+            sys.stderr.write(f"rdp-proxy: {_left(left)}\n")
+        sleep(_LOOK_AGAIN_S)
+    sys.stderr.write(f"rdp-proxy: {args.host} is empty\n")
+    return OK
+
+
+def _left(connections: int) -> str:
+    return f"{number(connections, 'connection')} left on this node"
+
+
+def _say_will(rows: list[dict[str, Any]]) -> None:
+    """What holds now, and what Windows has to be told beside it."""
+    for row in rows:
+        left = number(row["connections"], "connection")
+        pins = f", pins: {row['pins']}" if row["pins"] else ""
+        say(f"{row['pool']}: {row['host']} {_STATES[row['will']]}{pins}; {left} on this node")
+    host, will = rows[0]["host"], rows[0]["will"]
+    address = rows[0]["address"].rpartition(":")[0]
+    name = host if address.strip("[]").replace(".", "").isdigit() or ":" in address else address
+    allowed, logon = ("Yes", "/enable") if will == "ready" else ("No", "/drain")
+    say("Windows is not told by this. The broker goes on by its own list, and so does the host:")
+    say(f"  on the broker:  Set-RDSessionHost -SessionHost {name} -NewConnectionAllowed {allowed}")
+    say(f"  on {host}:  change logon {logon}")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -188,14 +300,16 @@ def _print(args: argparse.Namespace, answer: object, people: Callable[[], None])
     return OK
 
 
-def _ask(args: argparse.Namespace, path: str, method: str = "GET") -> dict[str, Any]:
+def _ask(
+    args: argparse.Namespace, path: str, method: str = "GET", only: Sequence[str] = _PARAMETERS
+) -> dict[str, Any]:
     """The answer of the running proxy to the parameters that were given."""
     from urllib.parse import urlencode
 
     from proxy.control.client import ask
 
     endpoint, bearer = _admin(args)
-    given = {name: text for name in _HELP if (text := getattr(args, name, None)) is not None}
+    given = {name: text for name in only if (text := getattr(args, name, None)) is not None}
     path = f"/v1/{path}?{urlencode(given)}"
     timeout_s = _ASK_S if method == "GET" else _CHANGE_S
     try:

@@ -28,11 +28,13 @@ from proxy.control.logs import ConnectionLog
 from proxy.control.metrics import Metrics
 from proxy.control.names import user_names
 from proxy.control.resolver import Resolver
+from proxy.control.wills import WillDesk
 from proxy.errors import Cause
 from proxy.observers import Observers
 from proxy.parent_link import ParentLink
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.will import Wish
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
 from proxy.server.gate import Gate
@@ -43,6 +45,7 @@ from proxy.server.placement import Placer
 from proxy.server.shared_sources import SharedSources
 from proxy.server.signs import Signs
 from proxy.server.table import ConnectionTable
+from proxy.server.wills import WillKeeper
 from proxy.settings import Settings, state_path
 from proxy.views import Views
 
@@ -51,6 +54,7 @@ wall = time.time  # noqa: TID251  (the one wall clock; whoever needs it is given
 
 _RELAYS_READY_S = 10.0
 _NAMES_SETTLED_S = 3.0
+_WILL_LEARNED_S = 2.0
 _LAST_ENDINGS_S = 2.0
 IN_HAND_S = 30.0  # how long a front that leaves may take for the clients that it has accepted
 
@@ -110,6 +114,17 @@ class Front:
             LearnedTokens(store, self.observers, loop.time),
             self.table.host_of,
             self.shared,
+            wall,
+        )
+        self.wills = WillKeeper(
+            store,
+            node,
+            self.pools,
+            self.table,
+            self.observers,
+            self.relays.close,
+            self._host_wanted,
+            wall,
         )
         # Ids are unique among all fronts whose connections one relay may hold.
         ids = itertools.count(int.from_bytes(os.urandom(4)) << 32)
@@ -135,6 +150,7 @@ class Front:
             self.observers,
             self.placer,
             self.shared,
+            WillDesk(self.wills, lambda: self.pools, wall),
             wall,
             self.stopping.is_set,
         )
@@ -179,6 +195,8 @@ class Front:
                 )
             ]
             await self.resolver.settled(_NAMES_SETTLED_S)
+            await self.wills.learn(_WILL_LEARNED_S)
+            parts.append(tasks.create_task(self.wills.run()))
             # What was built until now lives as long as the process: the collector may skip it.
             gc.collect()
             gc.freeze()
@@ -298,6 +316,9 @@ class Front:
 
     def _host_turned(self, host: Host, up: bool, cause: Cause | None) -> None:
         self.log.host_changed(host.pool, host.name, up=up, cause=cause)
+        self.placer.host_turned()
+
+    def _host_wanted(self, _host: Host, _before: Wish) -> None:
         self.placer.host_turned()
 
     def _host_moved(self, host: Host) -> None:

@@ -17,6 +17,7 @@ from proxy.control.live import RelayState, Sample, Sources
 from proxy.control.metrics import CONTENT_TYPE, Metrics
 from proxy.control.names import user_names
 from proxy.control.pins import PinDesk
+from proxy.control.wills import WillDesk
 from proxy.observers import Observers
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host, Pool
@@ -47,6 +48,7 @@ class Views:
     observers: Observers
     placer: Placer
     shared: SharedSources
+    wills: WillDesk
     wall: Callable[[], float]
     stopping: Callable[[], bool]
     listening: bool = False
@@ -68,7 +70,9 @@ class Views:
     def _admin_routes(self) -> dict[str, Handler]:
         names = user_names(self.settings.log.users)
         pins = PinDesk(self.store, lambda: self.pools, self._records_of, names, self.wall)
-        views = AdminViews(self.health.snapshot, self._hosts, self._records, pins, self.wall)
+        views = AdminViews(
+            self.health.snapshot, self._hosts, self._records, pins, self.wills, self.wall
+        )
         return admin_routes(views, self.settings.admin)
 
     def _readiness(self) -> Readiness:
@@ -96,7 +100,7 @@ class Views:
             pins=self.store.size,
             held=lambda: self.placer.held,
             shared=lambda: len(self.shared),
-            parts=(self._lifespans,),
+            parts=(self._lifespans, self.wills.samples),
         )
 
     def _lifespans(self) -> list[Sample]:

@@ -3,6 +3,7 @@
     GET /v1/hosts
     GET /v1/connections?client=&host=&pool=&limit=
     …   /v1/pins, see `control.pins`
+    PUT /v1/hosts/…, see `control.wills`
 
 It shows who is connected, names included, so it is served on a unix socket that its owner alone
 may use, or at an address that is best guarded by a bearer token. Without one an address is
@@ -22,6 +23,7 @@ from typing import Protocol
 from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.pins import PinDesk
 from proxy.control.query import QueryError, limit, only
+from proxy.control.wills import WillDesk
 from proxy.errors import Cause, StoreError
 from proxy.routing.key import IPAddress, normal_user
 from proxy.routing.pool import Host
@@ -56,6 +58,7 @@ class AdminViews:
         health: of the hosts that are checked.
         connections: the established ones.
         pins: the table, in an operator's hand.
+        wills: what is wanted of the hosts, likewise.
         wall: seconds since the epoch.
     """
 
@@ -63,6 +66,7 @@ class AdminViews:
     hosts: Callable[[], Iterable[Host]]
     connections: Callable[[], Iterable[ConnectionRecord]]
     pins: PinDesk
+    wills: WillDesk
     wall: Callable[[], float]
 
 
@@ -82,7 +86,9 @@ def admin_routes(views: AdminViews, settings: AdminSettings) -> dict[str, Handle
     routes: dict[str, Handler] = {
         "/v1/hosts": lambda request: _hosts(views, request),
         "/v1/connections": lambda request: _connections(views, request),
-    } | views.pins.routes()
+        **views.pins.routes(),
+        **views.wills.routes(),
+    }
     may_change = is_unix or bearer is not None
     return {
         route: _guarded(handler if may_change or _only_reads(route) else _refuse, bearer)
@@ -133,7 +139,10 @@ def _brings(request: Request, bearer: str) -> bool:
 async def _hosts(views: AdminViews, request: Request) -> Answer:
     only(request.query)
     health = {(known.pool, known.host): known for known in views.health()}
-    hosts = [_host(host, health.get((host.pool, host.name))) for host in views.hosts()]
+    hosts = [
+        _host(host, health.get((host.pool, host.name))) | views.wills.row(host)
+        for host in views.hosts()
+    ]
     return json_answer({"hosts": hosts})
 
 
@@ -144,9 +153,6 @@ def _host(host: Host, health: HealthView | None) -> dict[str, object]:
         "host": host.name,
         "address": str(host.address or host.settings.address),
         "up": host.up,
-        "will": host.will,
-        "weight": host.weight,
-        "connections": host.live,
         "since_s": round(health.since_s, 3) if health else None,
         "failures": health.failures if health else None,
         "cause": health.cause if health else None,

@@ -23,7 +23,8 @@ from prometheus_client.registry import Collector
 from proxy import __version__
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import StoreError
-from proxy.routing.pool import Host, Will
+from proxy.routing.pool import Host
+from proxy.routing.will import Will
 from proxy.server.record import ConnectionRecord
 
 OTHER = "other"  # where a label has no value

@@ -115,6 +115,14 @@ SERIES: dict[str, Series] = {
         ("pool", "host"),
         "1 while all connections to the session host end within 15 s, else 0.",
     ),
+    "host_will_since_timestamp_seconds": Series(
+        "gauge",
+        ("pool", "host"),
+        "When the operator said so, Unix time; absent where he never did.",
+    ),
+    "host_drain_deadline_timestamp_seconds": Series(
+        "gauge", ("pool", "host"), "When a drain that has a deadline should be over, Unix time."
+    ),
     "held_clients": Series("gauge", (), "Clients that wait because no host of their pool is up."),
     "shared_sources": Series(
         "gauge", (), "Sources that turned out to be many people (affinity.shared_after)."

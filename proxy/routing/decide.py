@@ -5,7 +5,8 @@ Rules are asked in order; the first that has a decision is followed:
     token      the broker's token names a host of any pool of the listener: that host alone, also
                while it drains. A token only selects among configured hosts, it is never dialled.
     learned    an opaque token whose issuer is known: that host alone
-    pin        the table names a host that serves: that host first, also while it drains
+    pin        the table names a host that serves: that host first, also while it drains, unless
+               the operator drains it of such pins too
     balance    the policy's ranking of the ready hosts
 
 Invariants (held by property tests): candidates are hosts of the listener's pools, each at most
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
 from proxy.routing.policies import POLICIES
-from proxy.routing.pool import Host, Pool, Routes, Will
+from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.will import Hold, Will
 from proxy.settings import Balance, UnknownHost
 from proxy.wire.tokens import RoutingToken
 
@@ -37,6 +39,7 @@ class Question:
         learned: the host that issued the client's opaque token, where that is known.
         pin: name of the host in `pool` that the affinity table names for `key`.
         balance: ranks instead of the pool's own policy, while the table is away.
+        hold: how firmly the client holds its pin.
     """
 
     routes: Routes
@@ -46,6 +49,7 @@ class Question:
     learned: Host | None = None
     pin: str | None = None
     balance: Balance | None = None
+    hold: Hold = Hold.IDLE
 
     @property
     def fate(self) -> TokenFate:
@@ -95,17 +99,19 @@ def by_pin(question: Question) -> Decision | str:
         return "the affinity table has no pin for this key"
     host = question.pool.by_name.get(question.pin)
     ranking = _ranking(question)
-    if host is not None and host.serves:
+    if host is not None and host.admits(question.hold):
         others = [other for other in ranking if other is not host]
         return Decision((host, *others), Reason.PIN, question.fate, question.pool)
     if not ranking:
-        return "the pinned host cannot serve, nor can any other"
+        return "the pinned host takes no such client, and no other is ready"
     if host is None:
         cause = RepinCause.GONE
     elif host.will is Will.MAINTENANCE:
         cause = RepinCause.MAINTENANCE
-    else:
+    elif not host.up:
         cause = RepinCause.DOWN
+    else:
+        cause = RepinCause.DRAIN
     return Decision(tuple(ranking), Reason.REPINNED, question.fate, question.pool, cause)
 
 

@@ -39,6 +39,7 @@ class RepinCause(StrEnum):
     GONE = "gone"  # the configuration no longer has that host
     DOWN = "down"  # health says so
     MAINTENANCE = "maintenance"  # the operator says so
+    DRAIN = "drain"  # the operator drains it, and of this client's pins too
     REFUSED = "refused"  # it refused, reset or stayed silent just now
 
 

@@ -7,26 +7,19 @@ rules only read them; placement and health write them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 
 from proxy.address import Address
 from proxy.routing.lifespans import Lifespans
+from proxy.routing.will import Hold, Will, Wish
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.tokens import RoutingToken
-
-
-class Will(StrEnum):
-    """What the operator wants of a host; kept apart from what health thinks of it."""
-
-    READY = "ready"
-    DRAIN = "drain"  # serves whom it has (pins, tokens), takes nobody new
-    MAINTENANCE = "maintenance"  # serves nobody
 
 
 class Host:
     """A session host of one pool.
 
     Attributes:
+        wish: what the operator wants of it.
         address: where connections to it go; None while its DNS name has no address yet.
         live: connections to it now, those being set up included.
         lifespans: whether its connections last.
@@ -43,14 +36,14 @@ class Host:
         "pool",
         "settings",
         "up",
-        "will",
+        "wish",
     )
 
     def __init__(self, settings: HostSettings, pool: str) -> None:
         self.settings = settings
         self.name = settings.name
         self.pool = pool
-        self.will = Will.READY
+        self.wish = Wish()
         self.up = True  # until a health check says otherwise: a restart must not refuse anybody
         self.live = 0
         self.lifespans = Lifespans()
@@ -60,13 +53,22 @@ class Host:
         self.resolved([settings.address] if settings.address.is_ip else [])
 
     @property
+    def will(self) -> Will:
+        return self.wish.will
+
+    @property
     def weight(self) -> int:
-        return self.settings.weight
+        weight = self.wish.weight
+        return self.settings.weight if weight is None else weight
 
     @property
     def serves(self) -> bool:
         """Whether clients that belong here may come."""
         return self.up and self.will is not Will.MAINTENANCE
+
+    def admits(self, hold: Hold) -> bool:
+        """Whether a client may come that is pinned here, and holds its pin so firmly."""
+        return self.up and self.wish.admits(hold)
 
     @property
     def ready(self) -> bool:

@@ -12,12 +12,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from proxy.affinity.store import AffinityStore, PinKey, Touch
+from proxy.affinity.store import NEVER, AffinityStore, Pin, PinKey, Touch
 from proxy.errors import Cause, LimitError, ServerError, StoreError
 from proxy.routing.decide import Question, decide
 from proxy.routing.key import affinity_key
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
 from proxy.routing.pool import Host
+from proxy.routing.will import Hold, Will
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
 from proxy.server.record import Observer, Phase
@@ -27,6 +28,7 @@ from proxy.settings import Balance, HostDown, TimeoutSettings
 
 NEW_PIN_TTL_S = 600.0  # until a connection has lived a minute: strangers must not fill the table
 RETRY_S = 0.25
+LIVE_S = 150.0  # without a touch; live connections touch their pins every minute
 HELD_MAX = 2000  # clients that wait for a host at one time; each holds one socket
 
 
@@ -37,6 +39,7 @@ class Placer:
     Attributes:
         known: the host of a client's live connections here, for when the store is away.
         shared: the sources that turned out to be many people.
+        wall: seconds since the epoch.
         held: how many clients wait for a host.
     """
 
@@ -48,6 +51,7 @@ class Placer:
     learned: LearnedTokens
     known: Callable[[PinKey], str | None]
     shared: SharedSources
+    wall: Callable[[], float]
     held: int = 0
     _hosts_turned: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -99,7 +103,16 @@ class Placer:
         balance = Balance.HASH if visit.table_was_away else None
         learned = await self.learned.host_of(visit)
         decision = decide(
-            Question(visit.routes, visit.pool, token, visit.key.primary, learned, pin, balance)
+            Question(
+                visit.routes,
+                visit.pool,
+                token,
+                visit.key.primary,
+                learned,
+                pin,
+                balance,
+                visit.hold,
+            )
         )
         record = visit.record
         record.pool, record.key = visit.pool.name, visit.key.primary
@@ -131,8 +144,18 @@ class Placer:
             pin = await self.store.get(key)
         except StoreError:
             self._away(visit)
-            return self.known(key) or self.store.recall(key)
-        return pin.host if pin else None
+            known = self.known(key)
+            visit.hold = Hold.LIVE if known else Hold.IDLE
+            return known or self.store.recall(key)
+        if pin is None:
+            return None
+        visit.hold = self._hold_of(pin)
+        return pin.host
+
+    def _hold_of(self, pin: Pin) -> Hold:
+        if pin.expires_at == NEVER:
+            return Hold.FIXED
+        return Hold.LIVE if self.wall() - pin.touched_at < LIVE_S else Hold.IDLE
 
     async def _follow_token(self, visit: Visit, decision: Decision) -> Placed | None:
         """Dial the token's host, again and again for `token.wait`, whatever health says of it.
@@ -146,7 +169,7 @@ class Placer:
         deadline = loop.time() + policy.wait_s
         while True:
             try:
-                placed = await self._dial(visit, host)
+                placed = await self._dial_named(visit, host)
             except ServerError as error:
                 left = deadline - loop.time()
                 if left > 0:
@@ -161,6 +184,12 @@ class Placer:
             if visit.record.fate is TokenFate.HOST_DOWN:
                 visit.record.fate = TokenFate.HONOURED
             return placed
+
+    async def _dial_named(self, visit: Visit, host: Host) -> Placed:
+        """Health may be wrong about a host; an operator who has taken it out is not."""
+        if host.will is Will.MAINTENANCE:
+            raise ServerError(Cause.REFUSED, f"{host.name} is in maintenance")
+        return await self._dial(visit, host)
 
     async def _walk(self, visit: Visit, decision: Decision, pin: str | None) -> Placed | None:
         """Try the candidates in order, claiming each; None where all of them failed."""
@@ -182,8 +211,10 @@ class Placer:
                 # followed, else take the pin from a host that cannot serve.
                 expected = winner
                 other = pool.by_name.get(winner)
-                follow = [other] if other and other.serves and other not in failed else []
-                queue[:0] = [*follow, host]
+                if other and other.admits(Hold.LIVE) and other not in failed:
+                    queue[:0] = [other, host]
+                else:
+                    queue.insert(0, host)
                 continue
             expected = winner
             try:

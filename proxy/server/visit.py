@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from proxy.affinity.store import PinKey
 from proxy.routing.key import NO_KEY, AffinityKey, IPAddress
 from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.will import Hold
 from proxy.server.record import ConnectionRecord
 from proxy.wire.tokens import RoutingToken
 from proxy.wire.x224 import ConnectionRequest
@@ -20,6 +21,7 @@ class Visit:
     Attributes:
         token: the token to route by; set to None when the client goes on without it.
         pool, key: where it belongs and what it is pinned under, as of the last decision.
+        hold: how firmly it holds its pin, as of the last look.
         table_was_away: the affinity table did not answer.
     """
 
@@ -31,6 +33,7 @@ class Visit:
     token: RoutingToken | None
     pool: Pool
     key: AffinityKey = NO_KEY
+    hold: Hold = Hold.IDLE
     table_was_away: bool = False
 
     def pin_keys(self) -> tuple[PinKey, ...]:

@@ -15,10 +15,11 @@ from proxy.address import Address
 from proxy.affinity.store import NEVER, PinKey
 from proxy.control import pins
 from proxy.control.admin import admin_routes
+from proxy.routing.will import Pins, Will, Wish
 from proxy.settings import AdminSettings, UnixPath
 from tests.unit.control.farm import FARM, connection
 from tests.unit.control.test_http import serving
-from tests.unit.control.test_pins import ALICE, BY_SOURCE, OWN, Desk, opened
+from tests.unit.control.test_pins import ALICE, BY_SOURCE, NOW, OWN, Desk, opened
 from tests.unit.rdp_proxy import rdp_proxy
 
 
@@ -51,7 +52,7 @@ async def said(tmp_path: Path, *words: str) -> list[str]:
 async def test_hosts_are_a_table_for_people(tmp_path: Path) -> None:
     lines = await said(tmp_path, "hosts")
     assert lines[0].split()[:4] == ["pool", "host", "address", "up"]
-    assert " ".join(lines[1].split()) == "desktops rdsh01 10.0.0.21:3389 yes ready 100 0 -"
+    assert " ".join(lines[1].split()) == "desktops rdsh01 10.0.0.21:3389 yes ready - 100 0 -"
     assert len(lines) == 5
 
 
@@ -106,6 +107,73 @@ async def test_a_pin_is_set_and_what_holds_now_is_told(desk: Desk, tmp_path: Pat
     done = await command(tmp_path, "pins", "set", "--user", "bob", "--host", "tool01")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("rdp-proxy: pinned to tool02 without expiry: clear it first")
+
+
+async def test_a_host_is_drained_and_windows_is_remembered(desk: Desk, tmp_path: Path) -> None:
+    desk.pools["desktops"].by_name["rdsh01"].live = 2
+    lines = await said(tmp_path, "drain", "rdsh01", "--pins", "live", "--deadline", "8h", "--close")
+    assert lines == [
+        "desktops: rdsh01 drains, pins: live; 2 connections on this node",
+        "Windows is not told by this. The broker goes on by its own list, and so does the host:",
+        "  on the broker:  Set-RDSessionHost -SessionHost rdsh01 -NewConnectionAllowed No",
+        "  on rdsh01:  change logon /drain",
+    ]
+    wish = desk.pools["desktops"].by_name["rdsh01"].wish
+    assert (wish.will, wish.pins, wish.close) == (Will.DRAIN, Pins.LIVE, True)
+    lines = await said(tmp_path, "ready", "tool02")
+    assert lines[0] == "tools: tool02 is ready; 0 connections on this node"
+    assert lines[2:] == [
+        "  on the broker:  Set-RDSessionHost -SessionHost tool02.example -NewConnectionAllowed Yes",
+        "  on tool02:  change logon /enable",
+    ]
+    (row, *_) = json.loads("".join(await said(tmp_path, "hosts", "--json")))["hosts"]
+    assert (row["will"], row["pins"], row["deadline_s"]) == ("drain", "live", 28800.0)
+    assert "0 s ago" in (await said(tmp_path, "hosts"))[1]
+
+
+async def test_a_drain_may_be_waited_for(desk: Desk, tmp_path: Path) -> None:
+    host = desk.pools["desktops"].by_name["rdsh01"]
+    host.live = 1
+    waiting = asyncio.create_task(command(tmp_path, "drain", "rdsh01", "--wait"))
+    await desk.wished.wait()
+    host.live = 0
+    await desk.wills.keeper.tick()
+    desk.wills.keeper.wall = lambda: NOW + 60  # no other node has said anything
+    done = await waiting
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == "rdp-proxy: rdsh01 is empty"
+
+
+async def test_a_drain_that_comes_to_nothing_is_an_error(desk: Desk, tmp_path: Path) -> None:
+    host = desk.pools["desktops"].by_name["rdsh01"]
+    host.live = 1
+    done = await command(tmp_path, "drain", "rdsh01", "--wait", "--deadline", "0")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "rdp-proxy: the deadline is over: 1 connection left on this node",
+    )
+    desk.wished.clear()
+    waiting = asyncio.create_task(command(tmp_path, "drain", "rdsh01", "--wait"))
+    await desk.wished.wait()
+    host.wish = Wish()
+    done = await waiting
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "rdp-proxy: rdsh01 is ready again",
+    )
+
+
+async def test_a_weight_is_changed_and_a_host_taken_out(desk: Desk, tmp_path: Path) -> None:
+    lines = await said(tmp_path, "weight", "rdsh01", "50")
+    assert lines == ["desktops: rdsh01 has weight 50"]
+    lines = await said(tmp_path, "maintenance", "rdsh01", "--close", "--pool", "desktops")
+    assert lines[0] == "desktops: rdsh01 is in maintenance; 0 connections on this node"
+    assert desk.pools["desktops"].by_name["rdsh01"].weight == 50
+    done = await command(tmp_path, "drain", "rdsh09")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "rdp-proxy: there is no host 'rdsh09' in any pool\n",
+    )
 
 
 @pytest.mark.parametrize(

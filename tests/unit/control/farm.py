@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from proxy import config
 from proxy.address import Address
+from proxy.control.wills import WillDesk
 from proxy.routing.model import Reason, TokenFate
+from proxy.routing.pool import Pool
 from proxy.server.record import ConnectionRecord, Phase
+from proxy.server.table import ConnectionTable
+from proxy.server.wills import WillKeeper
 from proxy.settings import Settings
 
 FARM = """
@@ -34,6 +39,23 @@ pools:
       - {name: tool01, address: 10.0.1.1:3389}
       - {name: tool02, address: tool02.example:3389}
 """
+
+
+def will_desk(
+    store: Any,
+    pools: dict[str, Pool],
+    wall: Callable[[], float],
+    on_wish: Callable[[], None] = lambda: None,
+) -> WillDesk:
+    """A desk that changes what is wanted of the hosts in `pools`."""
+    nobody: Any = None
+    table = ConnectionTable(pools, nobody, nobody, wall)
+
+    def hear(*_: object) -> None:
+        on_wish()
+
+    keeper = WillKeeper(store, "node", pools, table, nobody, nobody, hear, wall)
+    return WillDesk(keeper, lambda: pools, wall)
 
 
 def farm() -> Settings:

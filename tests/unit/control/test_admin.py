@@ -17,9 +17,10 @@ from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.pins import PinDesk
 from proxy.errors import Cause, StoreError
 from proxy.routing.pool import Host, Pool
+from proxy.routing.will import Will, Wish
 from proxy.server.record import ConnectionRecord
 from proxy.settings import AdminSettings, UnixPath
-from tests.unit.control.farm import connection, farm
+from tests.unit.control.farm import connection, farm, will_desk
 from tests.unit.control.test_http import ask_json, serving
 
 NOW = 2_000.0
@@ -31,6 +32,8 @@ CALLS = [
     ("GET", "/v1/connections"),
     ("GET", "/v1/pins"),
     ("DELETE", "/v1/pins?user=nobody"),
+    ("PUT", "/v1/hosts/will?host=rdsh01&will=drain"),
+    ("PUT", "/v1/hosts/weight?host=rdsh01&weight=0"),
 ]
 
 
@@ -55,7 +58,8 @@ class Proxy:
     """What an app would show."""
 
     def __init__(self) -> None:
-        self.hosts: list[Host] = [host for pool in farm().pools for host in Pool(pool).hosts]
+        self.pools = {pool.name: Pool(pool) for pool in farm().pools}
+        self.hosts: list[Host] = [host for pool in self.pools.values() for host in pool.hosts]
         self.connections: list[ConnectionRecord] = []
         self.store: Any = None
 
@@ -65,6 +69,7 @@ class Proxy:
             hosts=lambda: self.hosts,
             connections=lambda: self.connections,
             pins=PinDesk(self.store, dict, lambda _: [], lambda _: {}, lambda: NOW),
+            wills=will_desk(self.store, self.pools, lambda: NOW),
             wall=lambda: NOW,
         )
         return admin_routes(views, settings)
@@ -84,6 +89,7 @@ def proxy() -> Proxy:
 
 async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
     proxy.hosts[1].up, proxy.hosts[1].live = False, 4
+    proxy.hosts[1].wish = Wish(Will.DRAIN, since=NOW - 60, deadline=NOW - 10, weight=7)
     hosts = (await proxy.ask("/v1/hosts"))["hosts"]
     assert [host["host"] for host in hosts] == ["rdsh01", "rdsh02", "tool01", "tool02"]
     assert hosts[1] == {
@@ -91,13 +97,18 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "host": "rdsh02",
         "address": "10.0.0.22:3389",
         "up": False,
-        "will": "ready",
-        "weight": 100,
-        "connections": 4,
         "since_s": 12.0,
         "failures": 3,
         "cause": "refused",
         "checked_s_ago": 0.5,
+        "will": "drain",
+        "will_since_s": 60.0,
+        "pins": "keep",
+        "deadline_s": -10.0,
+        "close": False,
+        "weight": 7,
+        "connections": 4,
+        "in_use": True,
     }
     assert hosts[0]["since_s"] is None, "health does not know it"
     assert hosts[3]["address"] == "tool02.example:3389", "a name that has no address yet"

@@ -13,7 +13,8 @@ from proxy.address import Address
 from proxy.control.health import MAX_IN_FLIGHT, HealthMonitor
 from proxy.control.probe import ProbeResult
 from proxy.errors import Cause
-from proxy.routing.pool import Host, Will
+from proxy.routing.pool import Host
+from proxy.routing.will import Will, Wish
 from proxy.settings import HealthCheck, HealthSettings
 from tests.unit.control.health_world import (
     OWN_WANT,
@@ -156,7 +157,7 @@ def test_a_host_whose_name_has_no_address_is_down_at_once_and_comes_back_with_on
 
 def test_hosts_in_maintenance_are_checked_and_turn() -> None:
     pool = pool_of("10.0.0.1")
-    pool.hosts[0].will = Will.MAINTENANCE
+    pool.hosts[0].wish = Wish(Will.MAINTENANCE)
     world = World(pool)
     world.until(1100, always(REFUSED))
     world.until(1200, always(PASSED))

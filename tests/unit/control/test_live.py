@@ -9,7 +9,7 @@ import pytest
 from proxy import __version__
 from proxy.control.live import Sample
 from proxy.errors import Cause, Side
-from proxy.routing.pool import Will
+from proxy.routing.will import Will, Wish
 from proxy.server.record import Ending, Phase
 from tests.unit.control.farm import connection
 from tests.unit.control.scrape import House, changes
@@ -32,7 +32,7 @@ async def test_live_values_are_read_at_each_scrape(house: House) -> None:
     assert first["relay_connections{relay=0}"] == 3.0
     assert first["start_time_seconds"] == 1_234.5
     host = house.hosts[0]
-    host.up, host.will, host.live = False, Will.DRAIN, 9
+    host.up, host.wish, host.live = False, Wish(Will.DRAIN), 9
     house.held, house.store_up = 4, False
     assert changes(first, await house.scrape()) == {
         "host_up{host=rdsh01,pool=desktops}": -1.0,

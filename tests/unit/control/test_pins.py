@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from proxy.control.pins import PinDesk
 from proxy.routing.pool import Pool
 from proxy.server.record import ConnectionRecord
 from proxy.settings import AdminSettings, PoolAffinity, UnixPath
-from tests.unit.control.farm import connection, farm
+from tests.unit.control.farm import connection, farm, will_desk
 from tests.unit.control.test_http import ask_json, serving
 
 NOW = 2_000.0
@@ -37,6 +38,8 @@ class Desk:
         self.pools = {pool.name: Pool(pool) for pool in farm().pools}
         self.live: dict[PinKey, list[ConnectionRecord]] = {}
         self.endpoint = ""
+        self.wished = asyncio.Event()  # something else is wanted of a host
+        self.wills = will_desk(store, self.pools, lambda: NOW, self.wished.set)
 
     def files_by(self, **affinity: Any) -> None:
         """Give the pool `desktops` another affinity."""
@@ -57,6 +60,7 @@ class Desk:
             hosts=lambda: [host for pool in self.pools.values() for host in pool.hosts],
             connections=lambda: [connection(user="[bold]alice", host_address=None)],
             pins=desk,
+            wills=self.wills,
             wall=lambda: NOW,
         )
 

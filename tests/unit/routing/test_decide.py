@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from proxy.routing.decide import RULES, Question, decide
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
-from proxy.routing.pool import Pool, Routes, Will
+from proxy.routing.pool import Pool, Routes
+from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import Balance, TokenPolicy, UnknownHost
 from proxy.wire.tokens import read_token
 from tests.unit.routing.farm import pool, routes, token_for
@@ -29,7 +30,7 @@ def test_a_token_sends_the_client_to_its_host_alone() -> None:
 
 def test_a_token_is_honoured_while_its_host_drains() -> None:
     farm = pool()
-    farm.hosts[1].will = Will.DRAIN
+    farm.hosts[1].wish = Wish(Will.DRAIN)
     decision = decide(Question(routes(farm), farm, token_for(farm.hosts[1])))
     assert (names(decision), decision.fate) == (["b"], TokenFate.HONOURED)
 
@@ -40,7 +41,7 @@ def test_a_token_for_a_host_that_cannot_serve_names_it_all_the_same(fault: str) 
     if fault == "down":
         farm.hosts[1].up = False
     else:
-        farm.hosts[1].will = Will.MAINTENANCE
+        farm.hosts[1].wish = Wish(Will.MAINTENANCE)
     decision = decide(Question(routes(farm), farm, token_for(farm.hosts[1])))
     assert (names(decision), decision.reason) == (["b"], Reason.TOKEN)
     assert decision.fate is TokenFate.HOST_DOWN
@@ -100,9 +101,37 @@ def test_a_pin_comes_first_and_the_ranking_follows() -> None:
 
 def test_a_pin_is_followed_while_its_host_drains() -> None:
     farm = pool()
-    farm.hosts[1].will = Will.DRAIN
+    farm.hosts[1].wish = Wish(Will.DRAIN)
     decision = decide(Question(routes(farm), farm, key="k", pin="b"))
     assert (names(decision), decision.reason) == (["b", "a", "c"], Reason.PIN)
+
+
+@pytest.mark.parametrize(
+    ("pins", "landing"),
+    [
+        (Pins.KEEP, {Hold.IDLE, Hold.LIVE, Hold.FIXED}),
+        (Pins.LIVE, {Hold.LIVE, Hold.FIXED}),
+        (Pins.DROP, {Hold.FIXED}),
+    ],
+)
+def test_the_operator_may_drain_a_host_of_pins_too(pins: Pins, landing: set[Hold]) -> None:
+    farm = pool()
+    farm.hosts[1].wish = Wish(Will.DRAIN, pins)
+    for hold in Hold:
+        decision = decide(Question(routes(farm), farm, key="k", pin="b", hold=hold))
+        if hold in landing:
+            assert (names(decision)[0], decision.reason) == ("b", Reason.PIN)
+        else:
+            assert "b" not in names(decision)
+            assert (decision.reason, decision.repin_cause) == (Reason.REPINNED, RepinCause.DRAIN)
+
+
+@pytest.mark.parametrize("pins", Pins)
+def test_a_token_lands_whoever_else_is_drained(pins: Pins) -> None:
+    farm = pool()
+    farm.hosts[1].wish = Wish(Will.DRAIN, pins)
+    decision = decide(Question(routes(farm), farm, token_for(farm.hosts[1]), key="k", pin="b"))
+    assert (names(decision), decision.fate) == (["b"], TokenFate.HONOURED)
 
 
 @pytest.mark.parametrize("cause", list(RepinCause)[:3])
@@ -111,7 +140,7 @@ def test_a_pin_that_cannot_be_followed_is_told_with_its_cause(cause: RepinCause)
     if cause is RepinCause.DOWN:
         farm.hosts[1].up = False
     if cause is RepinCause.MAINTENANCE:
-        farm.hosts[1].will = Will.MAINTENANCE
+        farm.hosts[1].wish = Wish(Will.MAINTENANCE)
     pin = "gone" if cause is RepinCause.GONE else "b"
     decision = decide(Question(routes(farm), farm, key="k", pin=pin))
     assert (decision.reason, decision.repin_cause) == (Reason.REPINNED, cause)
@@ -121,7 +150,7 @@ def test_a_pin_that_cannot_be_followed_is_told_with_its_cause(cause: RepinCause)
 def test_a_new_client_is_balanced_over_ready_hosts_only() -> None:
     farm = pool(hosts=4)
     farm.hosts[0].up = False
-    farm.hosts[1].will = Will.DRAIN
+    farm.hosts[1].wish = Wish(Will.DRAIN)
     decision = decide(Question(routes(farm), farm, key="k"))
     assert (names(decision), decision.reason) == (["c", "d"], Reason.BALANCED)
 
@@ -170,7 +199,7 @@ def questions(draw: st.DrawFn) -> tuple[Routes, Question]:
         farm = pool(f"pool{index}", hosts=draw(st.integers(1, 4)), net=f"10.0.{index}.")
         for host in farm.hosts:
             host.up = draw(st.booleans())
-            host.will = draw(st.sampled_from(Will))
+            host.wish = Wish(draw(st.sampled_from(Will)), draw(st.sampled_from(Pins)))
             host.live = draw(st.integers(0, 5))
             host.credit = draw(st.integers(-200, 200))
         pools.append(farm)
@@ -190,6 +219,7 @@ def questions(draw: st.DrawFn) -> tuple[Routes, Question]:
         draw(st.none() | st.sampled_from(home.hosts)),
         draw(st.none() | st.sampled_from("abcdz")),
         draw(st.none() | st.sampled_from(Balance)),
+        draw(st.sampled_from(Hold)),
     )
 
 
@@ -208,5 +238,6 @@ def test_the_invariants_of_a_decision_hold(asked: tuple[Routes, Question]) -> No
         first_by_pin = decision.reason is Reason.PIN
         assert all(host.ready for host in decision.candidates[first_by_pin:])
         assert all(host.serves for host in decision.candidates)
+        assert not first_by_pin or decision.candidates[0].admits(question.hold)
         assert {host.pool for host in decision.candidates} == {decision.pool.name}
     assert decide(question) == decision

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.address import Address
-from proxy.routing.pool import Host, Will
+from proxy.routing.pool import Host
+from proxy.routing.will import Will, Wish
 from proxy.settings import HostSettings
 from proxy.wire.tokens import encode_msts, read_token
 from tests.unit.routing.farm import pool, routes, token_for
@@ -32,7 +33,7 @@ def host(address: str = "10.0.0.21:3389", *aliases: str, weight: int = 100) -> H
 )
 def test_health_and_will_are_kept_apart(up: bool, will: Will, serves: bool, ready: bool) -> None:
     each = host()
-    each.up, each.will = up, will
+    each.up, each.wish = up, Wish(will)
     assert (each.serves, each.ready) == (serves, ready)
 
 

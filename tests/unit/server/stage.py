@@ -163,6 +163,7 @@ class Stage:
             LearnedTokens(store, self.observed, Clock()),
             lambda _key: self.known,
             self.shared,
+            Clock(),
         )
         self._numbers = iter(range(1, 10_000))
 

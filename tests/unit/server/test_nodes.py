@@ -20,7 +20,8 @@ from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey
 from proxy.errors import Cause, ServerError, StoreError
 from proxy.routing.policies import rendezvous
-from proxy.routing.pool import Host, Pool, Routes, Will
+from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.will import Will, Wish
 from proxy.server.gate import Gate
 from proxy.server.learned import LearnedTokens
 from proxy.server.pins import PinKeeper
@@ -137,6 +138,7 @@ class Node:
             LearnedTokens(store, self.observed, clock),
             self.table.host_of,
             shared,
+            clock,
         )
 
     async def place(self, conn_id: int, client: str) -> Established | None:
@@ -234,7 +236,7 @@ class Nodes(RuleBasedStateMachine):
             self._end([i for i, (_, row) in self.live.items() if row.record.host == host])
         (self.world.refusing.discard if up else self.world.refusing.add)(host)
         for node in self.nodes:
-            node.pool.by_name[host].up, node.pool.by_name[host].will = up, will
+            node.pool.by_name[host].up, node.pool.by_name[host].wish = up, Wish(will)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())

@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
-from proxy.affinity.store import Pin, PinKey
+from proxy.affinity.store import NEVER, Pin, PinKey
 from proxy.errors import Cause, ClientError, LimitError, ServerError, StoreError
 from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.will import Pins, Will, Wish
+from proxy.server.placement import LIVE_S
 from proxy.server.record import Phase
 from proxy.settings import HostDown, TokenPolicy
 from proxy.wire.tokens import encode_msts
@@ -162,6 +164,44 @@ async def test_a_tokens_host_that_stays_away_may_be_given_up_for_another() -> No
         record = await farm.place(line=encode_msts(farm.hosts[0].address))
         assert (record.host, record.fate) == ("b", TokenFate.HOST_DOWN)
         assert record.reason is Reason.BALANCED
+
+
+async def test_a_token_does_not_reach_a_host_in_maintenance() -> None:
+    async with stage("answer", "answer", token=TokenPolicy(wait_s=0)) as farm:
+        farm.pool.hosts[0].wish = Wish(Will.MAINTENANCE)
+        with pytest.raises(LimitError, match=r"token_host_down.*in maintenance"):
+            await farm.place(line=encode_msts(farm.hosts[0].address))
+        assert (farm.hosts[0].requests, farm.observed.failed) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "age_s", "landing"),
+    [(600, 10, Pins.LIVE), (86400, LIVE_S, Pins.KEEP), (NEVER, LIVE_S, Pins.DROP)],
+)
+async def test_a_drained_host_keeps_the_pins_that_the_operator_says(
+    ttl_s: float, age_s: float, landing: Pins
+) -> None:
+    for pins in Pins:
+        async with stage("answer", "answer") as farm:
+            await farm.store.assign(ALICE, "a", ttl_s=ttl_s)
+            farm.placer.wall.now += age_s  # type: ignore[attr-defined]
+            farm.pool.hosts[0].wish = Wish(Will.DRAIN, pins)
+            record = await farm.place()
+            lands = list(Pins).index(pins) <= list(Pins).index(landing)
+            assert record.host == ("a" if lands else "b")
+            pin = await farm.store.get(ALICE)
+            assert (pin and pin.host) == record.host
+            assert record.repin_cause is (None if lands else RepinCause.DRAIN)
+
+
+async def test_while_the_table_is_away_whom_this_node_knows_is_connected() -> None:
+    async with stage("answer", "answer") as farm:
+        farm.pool.hosts[0].wish = Wish(Will.DRAIN, Pins.LIVE)
+        await farm.store.close()
+        farm.known = "a"
+        assert (await farm.place()).host == "a"
+        farm.known = None
+        assert (await farm.place()).host == "b"
 
 
 async def test_clients_are_held_while_no_host_is_up_and_placed_as_soon_as_one_is() -> None:

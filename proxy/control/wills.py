@@ -1,0 +1,155 @@
+"""The operator's hand on the hosts: drain one, take it out, give it back, change its weight.
+
+    PUT /v1/hosts/will?host=&pool=&will=&pins=&deadline=&close=
+    PUT /v1/hosts/weight?host=&pool=&weight=
+
+Changes go to the table that all nodes share, so they count here at once, on the other nodes within
+seconds, and over restarts. A host that several pools have under one name is one machine: without
+`pool` all of them are meant. Nothing that lives is touched, unless `close` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from proxy.control.http import Answer, Handler, Request, json_answer
+from proxy.control.live import Sample
+from proxy.control.query import QueryError, only
+from proxy.notation import duration
+from proxy.routing.pool import Host, Pool
+from proxy.routing.will import WEIGHT_MAX, Pins, Will, Wish
+from proxy.server.wills import WillKeeper
+
+_DEADLINE = duration(0, 365 * 86400.0)
+_DEFAULT = "default"
+_W = TypeVar("_W", Will, Pins)
+
+
+@dataclass(frozen=True, slots=True)
+class WillDesk:
+    """Changes what is wanted of hosts.
+
+    Attributes:
+        wall: seconds since the epoch.
+    """
+
+    keeper: WillKeeper
+    pools: Callable[[], Mapping[str, Pool]]
+    wall: Callable[[], float]
+
+    def routes(self) -> dict[str, Handler]:
+        """Raises StoreError and QueryError, which the admin endpoint tells."""
+        return {"PUT /v1/hosts/will": self._will, "PUT /v1/hosts/weight": self._weight}
+
+    def row(self, host: Host) -> dict[str, object]:
+        """What is wanted of a host, and how far it has come."""
+        wish, now = host.wish, self.wall()
+        drains = wish.will is Will.DRAIN
+        left_s = None if wish.deadline is None or not drains else wish.deadline - now
+        return {
+            "will": host.will,
+            "will_since_s": None if wish.since is None else round(max(0.0, now - wish.since), 3),
+            "pins": wish.pins if drains else None,
+            "deadline_s": None if left_s is None else round(left_s, 3),
+            "close": wish.close,
+            "weight": host.weight,
+            "connections": host.live,
+            "in_use": self.keeper.is_in_use(host),
+        }
+
+    def samples(self) -> Iterator[Sample]:
+        """Since when, and until when: what tells a drain that does not end."""
+        for pool in self.pools().values():
+            for host in pool.hosts:
+                wish, labels = host.wish, (pool.name, host.name)
+                if wish.since is not None:
+                    yield Sample("host_will_since_timestamp_seconds", labels, wish.since)
+                if wish.deadline is not None and wish.will is Will.DRAIN:
+                    yield Sample("host_drain_deadline_timestamp_seconds", labels, wish.deadline)
+
+    async def _will(self, request: Request) -> Answer:
+        query = request.query
+        only(query, "host", "pool", "will", "pins", "deadline", "close")
+        will = _word(Will, "will", query.get("will"))
+        if "pins" in query and will is not Will.DRAIN:
+            raise QueryError("pins is for will=drain")
+        if "deadline" in query and will is not Will.DRAIN:
+            raise QueryError("deadline is for will=drain")
+        pins = _word(Pins, "pins", query.get("pins", Pins.KEEP))
+        close = query.get("close", "false") == "true"
+        now = self.wall()
+        deadline = _deadline(query, now)
+        if close and will is Will.MAINTENANCE:
+            deadline = now
+        if close and deadline is None:
+            raise QueryError("close needs the deadline of a drain, or will=maintenance")
+
+        def change(wish: Wish) -> Wish:
+            return Wish(will, pins, now, deadline, close, wish.weight)
+
+        return await self._say(query, change)
+
+    async def _weight(self, request: Request) -> Answer:
+        only(request.query, "host", "pool", "weight")
+        weight = _weight(request.query.get("weight"))
+        return await self._say(request.query, lambda wish: replace(wish, weight=weight))
+
+    async def _say(self, query: Mapping[str, str], change: Callable[[Wish], Wish]) -> Answer:
+        hosts = self._chosen(query)
+        for host in hosts:
+            await self.keeper.say(host, change)
+        rows = [
+            {
+                "pool": host.pool,
+                "host": host.name,
+                "address": str(host.settings.address),
+                **self.row(host),
+            }
+            for host in hosts
+        ]
+        return json_answer({"hosts": rows})
+
+    def _chosen(self, query: Mapping[str, str]) -> list[Host]:
+        name, pools = query.get("host"), self.pools()
+        if name is None:
+            raise QueryError("the host is wanted")
+        wanted = query.get("pool")
+        if wanted is not None and wanted not in pools:
+            raise QueryError(f"there is no pool {wanted!r}; there are: {', '.join(pools)}")
+        chosen = list(pools.values()) if wanted is None else [pools[wanted]]
+        found = [host for pool in chosen if (host := pool.by_name.get(name))]
+        if not found:
+            where = "any pool" if wanted is None else f"pool {wanted!r}"
+            raise QueryError(f"there is no host {name!r} in {where}")
+        return found
+
+
+def _word(words: type[_W], name: str, text: str | None) -> _W:
+    try:
+        return words(text or "")
+    except ValueError:
+        allowed = ", ".join(words)
+        raise QueryError(f"{name} is one of {allowed}, not {text!r}") from None
+
+
+def _deadline(query: Mapping[str, str], now: float) -> float | None:
+    text = query.get("deadline")
+    if text is None:
+        return None
+    try:
+        seconds = _DEADLINE(text)
+    except ValueError as error:
+        raise QueryError(f"deadline: {error}") from None
+    assert isinstance(seconds, float)
+    return now + seconds
+
+
+def _weight(text: str | None) -> int | None:
+    if text == _DEFAULT:
+        return None
+    if text is None or not (text.isascii() and text.isdigit() and int(text) <= WEIGHT_MAX):
+        said = f"weight is a whole number from 0 to {WEIGHT_MAX}, or {_DEFAULT}"
+        raise QueryError(f"{said}, not {text!r}")
+    return int(text)

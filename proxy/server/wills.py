@@ -1,0 +1,205 @@
+"""WillKeeper: the operator's will, in force on every node and over restarts.
+
+It is kept in the affinity table, which nodes share and which outlives them, under keys that are no
+client's, without expiry:
+
+    will:HOST    the `Wish`, as text
+    wills        a mark, anew with every change: one look every few seconds tells that there is one
+    in_use:HOST  expires soon; nodes with connections to a host that is not ready touch it
+
+While the table is away the last known will stays. A table that has lost its memory (the mark is
+gone) is told again by whoever remembers.
+
+At the deadline of a drain each node closes its own connections, where the operator asked for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from proxy.affinity.store import NEVER, AffinityStore, PinKey, Touch
+from proxy.errors import Cause, StoreError
+from proxy.routing.pool import Host, Pool
+from proxy.routing.will import Will, Wish
+from proxy.server.record import Observer
+from proxy.server.table import ConnectionTable
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+IN_USE_S = 5.0  # a node that is silent for so long has no more connections there
+_RETRY_S = 0.25
+_MARK = "wills"
+
+OnWish = Callable[[Host, Wish], None]
+"""Told of a host that follows another wish now, and of the one before. In the loop: quick."""
+
+
+@dataclass(slots=True)
+class WillKeeper:
+    """Keeps `Host.wish` as the table has it, and changes it there.
+
+    Attributes:
+        close: ends one established connection.
+        on_wish: told of every change, also of those that other nodes made.
+        wall: seconds since the epoch.
+    """
+
+    store: AffinityStore
+    node: str
+    pools: Mapping[str, Pool]
+    table: ConnectionTable
+    observer: Observer
+    close: Callable[[int, Cause], None]
+    on_wish: OnWish
+    wall: Callable[[], float]
+    _in_use: set[tuple[str, str]] = field(default_factory=set)
+    _hears_since: float | None = None  # all that other nodes have to say
+    _known: dict[tuple[str, str], Wish] = field(default_factory=dict)
+    _marks: dict[str, str] = field(default_factory=dict)
+
+    async def learn(self, at_most_s: float) -> None:
+        """Have the hosts follow what the table says, before clients are accepted.
+
+        A table that is away for longer leaves them ready until it is back.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + at_most_s
+        while not await self.tick():
+            if loop.time() >= deadline:
+                log.warning("will_unknown", extra={"detail": "the affinity table does not answer"})
+                return
+            await asyncio.sleep(_RETRY_S)
+
+    async def run(self) -> None:
+        """One tick after the other, for ever."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self.tick()
+
+    async def tick(self) -> bool:
+        """Look for changes and obey what is known; False where the table did not answer."""
+        try:
+            for pool in self.pools.values():
+                await self._ask(pool)
+            self.obey()
+            await self._tell_use()
+        except StoreError:
+            self.observer.store_failed()
+            self._hears_since = None
+            self.obey()
+            return False
+        if self._hears_since is None:
+            self._hears_since = self.wall()
+        return True
+
+    def is_in_use(self, host: Host) -> bool:
+        """Whether any node may have connections to a host.
+
+        Of one that is not ready this is known a few seconds later, when all nodes have had time to
+        say so. Those that the table does not reach cannot.
+        """
+        if host.live or host.wish.will is Will.READY:
+            return host.live > 0
+        if self._hears_since is None or (host.pool, host.name) in self._in_use:
+            return True
+        return self.wall() - max(self._hears_since, host.wish.since or 0.0) < IN_USE_S
+
+    async def say(self, host: Host, change: Callable[[Wish], Wish]) -> None:
+        """Change what is wanted of a host, on all nodes that share the table.
+
+        Raises:
+            StoreError: the table does not answer; nothing has changed here.
+        """
+        key = (host.pool, host.name)
+        wish = change(await self._read(host))
+        await self._write(key, wish)
+        await self._assign(host.pool, _MARK, f"{self.wall():.6f} {host.name}")
+        self._known[key] = wish
+        self.obey()
+
+    def obey(self) -> None:
+        """Let the hosts be as they are wanted, and close what is overdue."""
+        now = self.wall()
+        for (pool_name, name), known in self._known.items():
+            pool = self.pools.get(pool_name)
+            host = pool.by_name.get(name) if pool else None
+            if host is None:
+                continue
+            wish, before = known.at(now), host.wish
+            if wish != before:
+                host.wish = wish
+                fields = {"pool": pool_name, "host": name, "will": wish.will, "weight": host.weight}
+                pins = wish.pins if wish.will is Will.DRAIN else None
+                log.info("host_wanted", extra=fields | {"pins": pins})
+                self.on_wish(host, before)
+            if host.live and wish.closes_by(now):
+                self._close(host)
+
+    def _close(self, host: Host) -> None:
+        overdue = [conn_id for conn_id, row in self.table.rows.items() if row.host is host]
+        if overdue:
+            fields = {"pool": host.pool, "host": host.name, "connections": len(overdue)}
+            log.warning("host_cleared", extra=fields)
+        for conn_id in overdue:
+            self.close(conn_id, Cause.STOPPED)
+
+    async def _ask(self, pool: Pool) -> None:
+        pin = await self.store.get(PinKey(pool.name, _MARK))
+        mark = pin.host if pin else None
+        before = self._marks.get(pool.name)
+        if mark is None:
+            if before is not None:
+                await self._tell_again(pool, before)
+            return
+        for host in pool.hosts:
+            if mark != before or (pool.name, host.name) not in self._known:
+                self._known[pool.name, host.name] = await self._read(host)
+        self._marks[pool.name] = mark
+
+    async def _tell_again(self, pool: Pool, mark: str) -> None:
+        for key, wish in self._known.items():
+            if key[0] == pool.name and wish != Wish():
+                await self._write(key, wish)
+        await self._assign(pool.name, _MARK, mark)
+
+    async def _read(self, host: Host) -> Wish:
+        pin = await self.store.get(PinKey(host.pool, f"will:{host.name}"))
+        if pin is None:
+            return Wish()
+        try:
+            return Wish.unpack(pin.host)
+        except ValueError as error:  # of a version to come
+            log.warning("will_unknown", extra={"host": host.name, "detail": str(error)})
+            return self._known.get((host.pool, host.name), Wish())
+
+    async def _write(self, key: tuple[str, str], wish: Wish) -> None:
+        await self._assign(key[0], f"will:{key[1]}", wish.pack())
+
+    async def _assign(self, pool: str, key: str, text: str) -> None:
+        await self.store.assign(PinKey(pool, key), text, ttl_s=NEVER)
+
+    async def _tell_use(self) -> None:
+        """Tell the other nodes which hosts have connections from here, and hear theirs."""
+        wanted = [
+            host
+            for pool in self.pools.values()
+            for host in pool.hosts
+            if host.wish.will is not Will.READY
+        ]
+        used = [host for host in wanted if host.live]
+        if used:
+            touches = [Touch(_use_of(host), host.name, IN_USE_S) for host in used]
+            await self.store.touch(self.node, touches)
+        in_use = set()
+        for host in wanted:
+            if not host.live and await self.store.get(_use_of(host)) is not None:
+                in_use.add((host.pool, host.name))
+        self._in_use = in_use
+
+
+def _use_of(host: Host) -> PinKey:
+    return PinKey(host.pool, f"in_use:{host.name}")

@@ -1,0 +1,261 @@
+"""The operator's will on several nodes with one table: told, obeyed, kept, and told again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from proxy.affinity.sqlite import SqliteStore
+from proxy.affinity.store import NEVER, PinKey
+from proxy.errors import Cause, StoreError
+from proxy.routing.pool import Host
+from proxy.routing.will import Pins, Will, Wish
+from proxy.server.wills import IN_USE_S, WillKeeper
+from tests.unit.server.test_table import Table
+
+MARK = PinKey("desktops", "wills")
+DRAIN = Wish(Will.DRAIN, Pins.LIVE, since=1_000_000.0)
+
+
+class Node:
+    """A node's keeper, its table and its one host, `a`."""
+
+    def __init__(self, name: str, store: SqliteStore) -> None:
+        self.t = Table()
+        self.closed: list[tuple[int, Cause]] = []
+        self.turned: list[tuple[str, Wish]] = []
+        self.keeper = WillKeeper(
+            store,
+            name,
+            {"desktops": self.t.pool},
+            self.t.table,
+            self.t.observed,
+            lambda conn_id, cause: self.closed.append((conn_id, cause)),
+            lambda host, before: self.turned.append((host.name, before)),
+            self.t.clock,
+        )
+
+    @property
+    def host(self) -> Host:
+        return self.t.pool.hosts[0]
+
+    async def wants(self, wish: Wish) -> None:
+        await self.keeper.say(self.host, lambda _: wish)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(":memory:", max_pins=100, now=lambda: SHARED.now)
+    yield opened
+    await opened.close()
+
+
+class Shared:
+    now = 1_000_000.0
+
+
+SHARED = Shared()
+
+
+@pytest.fixture
+def nodes(store: SqliteStore) -> tuple[Node, Node]:
+    SHARED.now = 1_000_000.0
+    return Node("n1", store), Node("n2", store)
+
+
+async def test_what_is_said_counts_here_at_once_and_elsewhere_soon(
+    nodes: tuple[Node, Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    a, b = nodes
+    assert await b.keeper.tick()
+    await a.wants(DRAIN)
+    assert (a.host.wish, b.host.wish) == (DRAIN, Wish())
+    assert await b.keeper.tick()
+    assert b.host.wish == DRAIN
+    assert a.turned == b.turned == [("a", Wish())]
+    told = [record.__dict__ for record in caplog.records]
+    assert [(line["message"], line["will"], line["pins"]) for line in told] == [
+        ("host_wanted", "drain", "live")
+    ] * 2
+
+
+async def test_a_weight_and_a_will_that_two_nodes_change_are_both_kept(
+    nodes: tuple[Node, Node],
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    await b.keeper.say(b.host, lambda wish: replace(wish, weight=7))
+    await a.keeper.tick()
+    assert a.host.wish == b.host.wish == replace(DRAIN, weight=7)
+    assert a.host.weight == 7
+
+
+async def test_a_node_that_starts_knows_before_it_accepts(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    await nodes[0].wants(DRAIN)
+    late = Node("n3", store)
+    await late.keeper.learn(0)
+    assert late.host.wish == DRAIN
+
+
+class Away:
+    """A table that does not answer until it is told to."""
+
+    def __init__(self, store: SqliteStore, times: int) -> None:
+        self.store, self.times = store, times
+
+    def __getattr__(self, verb: str) -> object:
+        if self.times:
+            self.times -= 1
+            raise StoreError("away")
+        return getattr(self.store, verb)
+
+
+async def test_while_the_table_is_away_the_last_known_will_stays(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    await a.wants(DRAIN)
+    a.keeper.store = Away(store, 2)  # type: ignore[assignment]
+    assert not await a.keeper.tick()
+    assert a.host.wish == DRAIN
+    with pytest.raises(StoreError):
+        await a.wants(Wish())
+    assert a.host.wish == DRAIN
+    assert await a.keeper.tick()
+    assert a.t.observed.store_failures == 1
+
+
+async def test_a_start_waits_a_little_for_the_table_and_says_so(
+    nodes: tuple[Node, Node], store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    b.keeper.store = Away(store, 1)  # type: ignore[assignment]
+    await b.keeper.learn(60)
+    assert b.host.wish == DRAIN
+    late = Node("n3", store)
+    late.keeper.store = Away(store, 1)  # type: ignore[assignment]
+    await late.keeper.learn(0)
+    assert late.host.wish == Wish()
+    assert [record.message for record in caplog.records] == ["will_unknown"]
+
+
+async def test_a_table_that_lost_its_memory_is_told_again(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    await b.keeper.tick()
+    await store.clear(MARK)
+    await store.clear(PinKey("desktops", "will:a"))
+    await b.keeper.tick()
+    late = Node("n3", store)
+    await late.keeper.learn(0)
+    assert late.host.wish == DRAIN
+
+
+async def test_what_cannot_be_read_changes_nothing_and_is_told(
+    nodes: tuple[Node, Node], store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, _ = nodes
+    await a.wants(DRAIN)
+    await store.assign(PinKey("desktops", "will:a"), "of the future", ttl_s=NEVER)
+    await store.assign(MARK, "another", ttl_s=NEVER)
+    await a.keeper.tick()
+    assert a.host.wish == DRAIN
+    assert "will_unknown" in [record.message for record in caplog.records]
+
+
+async def test_what_is_known_of_a_host_waits_for_it(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    await a.wants(DRAIN)
+    before, a.keeper.pools = a.keeper.pools, {}
+    a.keeper.obey()
+    a.keeper.pools = before
+    a.t.pool.hosts[0].wish = Wish()  # as a host that the configuration has anew
+    a.keeper.obey()
+    assert a.host.wish == DRAIN
+
+
+async def test_connections_are_closed_at_the_deadline_only_if_asked(
+    nodes: tuple[Node, Node],
+) -> None:
+    a, _ = nodes
+    a.t.add(1)
+    a.t.add(2)
+    await a.wants(replace(DRAIN, deadline=1_000_100.0))
+    a.t.clock.now += 200
+    await a.keeper.tick()
+    assert (a.closed, a.host.will) == ([], Will.DRAIN)
+    await a.wants(replace(DRAIN, deadline=1_000_300.0, close=True))
+    assert a.closed == []
+    a.t.clock.now += 100
+    await a.keeper.tick()
+    assert a.closed == [(1, Cause.STOPPED), (2, Cause.STOPPED)]
+    assert a.host.will is Will.MAINTENANCE
+    assert a.host.wish.since == 1_000_300.0
+
+
+async def test_connections_on_other_hosts_are_left_alone(nodes: tuple[Node, Node]) -> None:
+    a, _ = nodes
+    a.t.add(1).host = None
+    await a.wants(Wish(Will.MAINTENANCE, deadline=0.0, close=True))
+    assert a.closed == []
+
+
+async def test_a_node_knows_whether_any_node_has_connections_left(
+    nodes: tuple[Node, Node],
+) -> None:
+    row = nodes[0].t.add(1)
+
+    async def in_use(after_s: float) -> list[bool]:
+        SHARED.now += after_s
+        told = []
+        for node in nodes:
+            node.t.clock.now += after_s
+            await node.keeper.tick()
+            told.append(node.keeper.is_in_use(node.host))
+        return told
+
+    assert await in_use(0) == [True, False]  # of a host that is ready a node tells its own
+    await nodes[1].wants(DRAIN)
+    assert await in_use(0) == [True, True]
+    assert await in_use(IN_USE_S + 1) == [True, True]
+    nodes[0].t.table.drop(row)
+    nodes[0].host.live -= 1
+    assert await in_use(IN_USE_S - 1) == [True, True]
+    assert await in_use(2) == [False, False]
+
+
+async def test_a_node_that_cannot_hear_the_others_does_not_call_a_host_empty(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    await a.wants(DRAIN)
+    assert a.keeper.is_in_use(a.host)
+    await a.keeper.tick()
+    a.t.clock.now += IN_USE_S + 1
+    assert not a.keeper.is_in_use(a.host)
+    a.keeper.store = Away(store, 1)  # type: ignore[assignment]
+    await a.keeper.tick()
+    assert a.keeper.is_in_use(a.host)
+    await a.keeper.tick()
+    assert a.keeper.is_in_use(a.host)
+    a.t.clock.now += IN_USE_S + 1
+    assert not a.keeper.is_in_use(a.host)
+
+
+async def test_nothing_is_told_of_hosts_that_are_ready(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    a.t.add(1)
+    await a.keeper.tick()
+    assert await store.size() == 0
