@@ -114,6 +114,16 @@ class Live(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
+        """Every gauge, also where nothing can be said of it now."""
+        shown = set()
+        for family in self._families():
+            shown.add(family.name)
+            yield family
+        for name, series in SERIES.items():
+            if series.kind == "gauge" and PREFIX + name not in shown:
+                yield _family(name)
+
+    def _families(self) -> Iterator[Metric]:
         active, up, will = map(_family, ("connections_active", "host_up", "host_will"))
         for pool, host, is_up, wanted, live in self._hosts:
             active.add_metric((pool, host), live)
