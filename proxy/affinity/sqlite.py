@@ -1,8 +1,9 @@
 """SqliteStore: the embedded affinity table, the default of a single node.
 
-What: the contract of `proxy.affinity.store` on a file in write-ahead-log mode. Each verb is one
-short transaction that begins with the write lock, so it is atomic among all processes that have
-the file open; two fronts do for a moment during an upgrade.
+What: the contract of `proxy.affinity.store` on a file in write-ahead-log mode. Verbs that write
+share one transaction with all others of the same turn of the event loop, and return when it is
+committed (`sqlite_turn`). It begins with the write lock, so each verb is atomic among all processes
+that have the file open; two fronts do for a moment during an upgrade.
 
 Why synchronous calls inside of coroutines: a verb takes microseconds, a thread would cost more
 and lose the order. What takes longer is cut into pieces with a pause between them (touches,
@@ -20,8 +21,7 @@ import asyncio
 import random
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -36,6 +36,7 @@ from proxy.affinity.sqlite_file import (
     open_table,
     replace_table,
 )
+from proxy.affinity.sqlite_turn import Turn
 from proxy.affinity.store import OnEvent, Pin, PinKey, StoreEvent, Touch, ignore_event
 from proxy.errors import StoreError
 
@@ -109,7 +110,9 @@ class SqliteStore:
         self._now = now
         self._on_event = on_event
         self._db: sqlite3.Connection
+        self._turn: Turn
         self._rows = 0  # expired ones included; each sweep corrects it
+        self._rows_before = 0  # the transaction under way
         self._inserted = 0  # since the last sweep began
         self._evictions_told = 0  # a flood of strangers must not become a flood of events
         self._lock = CheckpointerLock(path)
@@ -156,21 +159,19 @@ class SqliteStore:
     async def claim(self, key: PinKey, host: str, *, expected: str | None, ttl_s: float) -> Pin:
         """Pin `key` to `host` unless somebody else did; return the pin in force."""
         change = partial(claimed, host=host, expected=expected, ttl_s=ttl_s)
-        return (await self._run(self._change, key, change)).pin
+        return (await self._write(self._put, key, change)).pin
 
     async def assign(self, key: PinKey, host: str, *, ttl_s: float) -> Pin:
         """Pin `key` to `host` whatever it was before."""
         change = partial(assigned, host=host, ttl_s=ttl_s)
-        return (await self._run(self._change, key, change)).pin
+        return (await self._write(self._put, key, change)).pin
 
     async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
         """Extend the pins of live connections; return the host in force for each, in order."""
         hosts: list[str] = []
         for start in range(0, len(touches), TOUCH_CHUNK):
-            if start:
-                await asyncio.sleep(0)
             chunk = touches[start : start + TOUCH_CHUNK]
-            hosts += await self._run(self._touch_chunk, node, chunk)
+            hosts += await self._write(self._touch_chunk, node, chunk)
         return hosts
 
     async def move(
@@ -180,7 +181,7 @@ class SqliteStore:
         change = partial(
             moved, node=node, host=host, expected=expected, quiet_s=quiet_s, ttl_s=ttl_s
         )
-        return await self._run(self._change, key, change) is not None
+        return await self._write(self._put, key, change) is not None
 
     async def scan(self, pool: str | None = None) -> AsyncIterator[tuple[PinKey, Pin]]:
         """All pins in force, of one pool or of all; what changes meanwhile may be seen or not."""
@@ -196,7 +197,7 @@ class SqliteStore:
 
     async def clear(self, key: PinKey) -> bool:
         """Forget one pin; False where there was none."""
-        return await self._run(self._delete, key)
+        return await self._write(self._delete, key)
 
     async def size(self) -> int:
         """How many pins the table holds; those that expired since the last sweep still count."""
@@ -222,7 +223,9 @@ class SqliteStore:
         left = 0
         after = ("", "")
         while True:
-            keys, expired = await self._run(self._sweep_range, after)
+            keys, expired = await self._run(self._read_range, after)
+            if expired:
+                expired = await self._write(self._delete_range, after, keys[-1])
             left += len(keys) - expired
             if len(keys) < RANGE_ROWS:
                 break
@@ -230,8 +233,7 @@ class SqliteStore:
             await asyncio.sleep(0)
         self._rows = left + self._inserted
         while (surplus := self._rows - self._max_pins) > 0:
-            await self._run(self._evict, min(surplus, RANGE_ROWS))
-            await asyncio.sleep(0)
+            await self._write(self._evict, min(surplus, RANGE_ROWS))
         if evicted := self.evictions - self._evictions_told:
             self._evictions_told = self.evictions
             self._on_event(StoreEvent.EVICTED, f"{evicted} pins made room, {self._max_pins} stay")
@@ -247,6 +249,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Give back what the store holds. The table stays."""
+        self._turn.commit()
         await asyncio.to_thread(self._close)
 
     async def _run(
@@ -264,6 +267,7 @@ class SqliteStore:
             try:
                 result = work(*args, **kwargs)
             except sqlite3.Error as error:
+                self._turn.undo(error)
                 if is_corruption(error) and not begun_anew:
                     begun_anew = True
                     self._begin_anew(str(error))
@@ -271,26 +275,38 @@ class SqliteStore:
                     await asyncio.sleep(random.uniform(*BUSY_PAUSE_S))  # noqa: S311
                 else:
                     self._is_up = False
-                    raise StoreError(explain(error, self._path)) from error
+                    raise self._told(error) from error
             else:
                 self._is_up = True
                 return result
 
+    async def _write(
+        self, work: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs
+    ) -> _Result:
+        """As `_run`, within the transaction of this turn of the loop; wait for its commit."""
+
+        def within() -> _Result:
+            self._turn.join()
+            return work(*args, **kwargs)
+
+        result = await self._run(within)
+        await self._turn.committed()
+        return result
+
     # What follows is synchronous: each method is a whole step of the event loop.
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        rows = self._rows
-        self._execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._execute("COMMIT")
-        except BaseException:
-            self._rows = rows
-            if self._db.in_transaction:
-                self._execute("ROLLBACK")
-            raise
+    def _begun(self) -> None:
+        self._rows_before = self._rows
+
+    def _was_committed(self) -> None:
         self._committed = True
+
+    def _undone(self) -> None:
+        self._rows = self._rows_before
+        self._is_up = False
+
+    def _told(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(explain(error, self._path))
 
     def _execute(self, sql: str, *args: object) -> int:
         """Run a statement that returns no rows; return how many it changed."""
@@ -306,25 +322,20 @@ class SqliteStore:
         rows = self._db.execute(_GET, (key.pool, key.key)).fetchall()
         return Entry(*rows[0]) if rows else None
 
-    def _change(self, key: PinKey, change: Callable[[Entry | None, float], _Changed]) -> _Changed:
-        with self._transaction():
-            return self._put(key, change)
-
     def _touch_chunk(self, node: str, chunk: Sequence[Touch]) -> list[str]:
         now = self._now()
         hosts = []
-        with self._transaction():
-            for one in chunk:
-                host = one.host
-                row = one.key.pool, one.key.key, host
-                if not self._execute(_EXTEND, now, one.ttl_s, node, *row):
-                    change = partial(touched, node=node, host=host, ttl_s=one.ttl_s)
-                    host = self._put(one.key, change).host
-                hosts.append(host)
+        for one in chunk:
+            host = one.host
+            row = one.key.pool, one.key.key, host
+            if not self._execute(_EXTEND, now, one.ttl_s, node, *row):
+                change = partial(touched, node=node, host=host, ttl_s=one.ttl_s)
+                host = self._put(one.key, change).host
+            hosts.append(host)
         return hosts
 
     def _put(self, key: PinKey, change: Callable[[Entry | None, float], _Changed]) -> _Changed:
-        """Within a transaction: write what `change` makes of the entry in force, if anything."""
+        """Write what `change` makes of the entry in force, if anything."""
         now = self._now()
         found = self._row(key)
         entry = change(found if found and found.expires_at > now else None, now)
@@ -332,36 +343,30 @@ class SqliteStore:
             return entry
         if found is None:
             if self._rows >= self._max_pins:
-                self._evict_rows(self._rows - self._max_pins + 1)
+                self._evict(self._rows - self._max_pins + 1)
             self._rows += 1
             self._inserted += 1
         self._execute(_PUT, key.pool, key.key, *entry)
         return entry
 
     def _delete(self, key: PinKey) -> bool:
-        with self._transaction():
-            found = self._row(key)
-            self._rows -= self._execute(_DELETE, key.pool, key.key)
+        found = self._row(key)
+        self._rows -= self._execute(_DELETE, key.pool, key.key)
         return found is not None and found.expires_at > self._now()
 
-    def _sweep_range(self, after: tuple[str, str]) -> tuple[list[tuple[str, str]], int]:
-        """The keys of the next range, and how many of them expired and are deleted now."""
-        now = self._now()
-        rows = self._db.execute(_RANGE, (now, *after, RANGE_ROWS)).fetchall()
-        keys = [(pool, key) for pool, key, _expired in rows]
-        deleted = 0
-        if any(expired for _pool, _key, expired in rows):
-            with self._transaction():
-                deleted = self._execute(_EXPIRE, *after, *keys[-1], now)
-                self._rows -= deleted
-        return keys, deleted
+    def _read_range(self, after: tuple[str, str]) -> tuple[list[tuple[str, str]], int]:
+        """The keys of the next range, and how many of them have expired."""
+        rows = self._db.execute(_RANGE, (self._now(), *after, RANGE_ROWS)).fetchall()
+        return [(pool, key) for pool, key, _ in rows], sum(expired for _, _, expired in rows)
+
+    def _delete_range(self, after: tuple[str, str], last: tuple[str, str]) -> int:
+        """Delete what has expired of a range; return how many rows that were."""
+        deleted = self._execute(_EXPIRE, *after, *last, self._now())
+        self._rows -= deleted
+        return deleted
 
     def _evict(self, count: int) -> None:
-        with self._transaction():
-            self._evict_rows(count)
-
-    def _evict_rows(self, count: int) -> None:
-        """Within a transaction: let the longest idle pins go, one range of them at most."""
+        """Let the longest idle pins go, one range of them at most."""
         evicted = self._execute(_EVICT, min(count, RANGE_ROWS))
         # Where other processes deleted rows, the count is too high until the next sweep.
         self._rows -= max(evicted, 1)
@@ -378,6 +383,7 @@ class SqliteStore:
 
     def _use(self, db: sqlite3.Connection, fault: str | None) -> None:
         self._db = db
+        self._turn = Turn(db, self._begun, self._was_committed, self._undone, self._told)
         self._rows = db.execute("SELECT count(*) FROM pins").fetchall()[0][0]
         if fault is not None:
             self.corruptions += 1
