@@ -53,34 +53,53 @@ class Waits:
         Raises:
             TimeoutError: nothing happened.
         """
-        await self._wait({fd: (events, None)}, until)
+        future = self._begin(until)
+        try:
+            self._watch(fd, events, future, None)
+            try:
+                await future
+            finally:
+                self._forget(fd)
+        finally:
+            del self._until[future]
 
     async def first(self, fd: int, other: int, judge: Judge, until: float) -> bool:
         """Wait until `fd` is readable (True), or `other` is and `judge` says yes to it (False).
 
         Where it says no, `other` is not looked at any more.
         """
-        return await self._wait({fd: (READABLE, None), other: (READABLE, judge)}, until)
+        future = self._begin(until)
+        try:
+            self._watch(fd, READABLE, future, None)
+            try:
+                self._watch(other, READABLE, future, judge)
+                try:
+                    return await future
+                finally:
+                    self._forget(other)
+            finally:
+                self._forget(fd)
+        finally:
+            del self._until[future]
 
-    async def _wait(self, wanted: dict[int, tuple[int, Judge | None]], until: float) -> bool:
+    def _begin(self, until: float) -> asyncio.Future[bool]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         self._until[future] = until
         if not self._looking:
             self._looking = True
             loop.call_later(_LOOK_S, self._look, loop)
-        watched = []
-        try:
-            for fd, (events, judge) in wanted.items():
-                self._epoll.register(fd, events)
-                self._of_fd[fd] = (future, judge)
-                watched.append(fd)
-            return await future
-        finally:
-            del self._until[future]
-            for fd in watched:
-                del self._of_fd[fd]
-                self._epoll.unregister(fd)
+        return future
+
+    def _watch(
+        self, fd: int, events: int, future: asyncio.Future[bool], judge: Judge | None
+    ) -> None:
+        self._epoll.register(fd, events)
+        self._of_fd[fd] = (future, judge)
+
+    def _forget(self, fd: int) -> None:
+        del self._of_fd[fd]
+        self._epoll.unregister(fd)
 
     def _happened(self) -> None:
         for fd, _ in self._epoll.poll(0, _BATCH):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def user_names(mode: LogUsers) -> UserNames:
     return UserNames(mode, load_key(state_path(KEY_FILE)) if mode is LogUsers.HASH else b"")
 
 
+@lru_cache(4096)  # two lines a connection, and the same people again and again
 def hash_user(key: bytes, user: str) -> str:
     """Sixteen hexadecimal digits that stand for a name, whatever its case and padding."""
     name = normal_user(user) or ""
