@@ -286,7 +286,8 @@ class SqliteStore:
         """As `_run`, within the transaction of this turn of the loop; wait for its commit."""
 
         def within() -> _Result:
-            self._turn.join()
+            if self._turn.join():
+                self._rows_before = self._rows
             return work(*args, **kwargs)
 
         result = await self._run(within)
@@ -294,9 +295,6 @@ class SqliteStore:
         return result
 
     # What follows is synchronous: each method is a whole step of the event loop.
-
-    def _begun(self) -> None:
-        self._rows_before = self._rows
 
     def _was_committed(self) -> None:
         self._committed = True
@@ -383,7 +381,7 @@ class SqliteStore:
 
     def _use(self, db: sqlite3.Connection, fault: str | None) -> None:
         self._db = db
-        self._turn = Turn(db, self._begun, self._was_committed, self._undone, self._told)
+        self._turn = Turn(db, self._was_committed, self._undone, self._told)
         self._rows = db.execute("SELECT count(*) FROM pins").fetchall()[0][0]
         if fault is not None:
             self.corruptions += 1

@@ -21,7 +21,6 @@ class Turn:
     """The transaction of the current turn, on a connection in autocommit mode.
 
     Args:
-        on_begun: called before the first change of each transaction.
         on_committed: called after each commit.
         on_undone: called after each rollback.
         told: what a writer is told of the error behind it.
@@ -30,26 +29,28 @@ class Turn:
     def __init__(
         self,
         db: sqlite3.Connection,
-        on_begun: Callable[[], None],
         on_committed: Callable[[], None],
         on_undone: Callable[[], None],
         told: Callable[[sqlite3.Error], StoreError],
     ) -> None:
         self._db = db
-        self._on_begun = on_begun
         self._on_committed = on_committed
         self._on_undone = on_undone
         self._told = told
         self._begun = False
         self._writers: list[asyncio.Future[None]] = []
 
-    def join(self) -> None:
-        """Be within the transaction. Raises sqlite3.Error where others hold the table."""
-        if not self._begun:
-            self._db.execute("BEGIN IMMEDIATE").close()
-            self._begun = True
-            self._on_begun()
-            asyncio.get_running_loop().call_soon(self.commit)
+    def join(self) -> bool:
+        """Be within the transaction; True where it begins only now.
+
+        Raises sqlite3.Error where others hold the table.
+        """
+        if self._begun:
+            return False
+        self._db.execute("BEGIN IMMEDIATE").close()
+        self._begun = True
+        asyncio.get_running_loop().call_soon(self.commit)
+        return True
 
     async def committed(self) -> None:
         """Wait for the commit. Raises StoreError where it comes to nothing."""
