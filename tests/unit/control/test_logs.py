@@ -310,10 +310,11 @@ def test_a_reader_that_stands_still_costs_lines_and_not_the_loop(
         stream.go.set()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     kept = [line["number"] for line in lines if line["event"] == "line"]
-    assert kept == list(range(len(kept)))
-    (lost,) = [line for line in lines if line["event"] == "log_lines_lost"]
-    assert lost["lines"] == 50 - len(kept)
-    assert lost["level"] == "warning"
+    assert kept == sorted(kept)
+    assert kept[:5] == list(range(5))
+    lost = [line for line in lines if line["event"] == "log_lines_lost"]
+    assert sum(line["lines"] for line in lost) == 50 - len(kept) > 0
+    assert {line["level"] for line in lost} == {"warning"}
 
 
 def test_a_reader_that_never_reads_again_does_not_hold_up_the_stop(
