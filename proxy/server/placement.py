@@ -171,11 +171,12 @@ class Placer:
             try:
                 placed = await self._dial_named(visit, host)
             except ServerError as error:
+                # The client may leave while it waits.
+                visit.record.phase, visit.record.fate = Phase.PLACE, TokenFate.HOST_DOWN
                 left = deadline - loop.time()
                 if left > 0:
                     await self.dialler.pause(visit, min(RETRY_S, left))
                     continue
-                visit.record.fate = TokenFate.HOST_DOWN
                 if policy.host_down is HostDown.REBALANCE:
                     visit.token = None
                     return None
