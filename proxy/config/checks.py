@@ -22,6 +22,7 @@ from proxy.notation import (
     shown,
 )
 from proxy.settings import AdminSettings, MetricsSettings
+from proxy.wire.tokens import normal_alias
 
 _WILDCARDS = {"0.0.0.0": False, "::": True}  # -> is IPv6
 
@@ -36,6 +37,8 @@ def faults(root: Node) -> Iterator[Fault]:
         yield from _repeated_names(pool.items("hosts"), "host of this pool")
         yield from _repeated_addresses(pool)
     yield from _unknown_pools(listeners, pools)
+    for listener in listeners:
+        yield from _repeated_aliases(listener)
     yield from _shared_binds(root)
     yield from dict.fromkeys(_disputed_tokens(listeners, pools))
 
@@ -76,11 +79,12 @@ def _unknown_pools(listeners: list[Node], pools: list[Node]) -> Iterator[Fault]:
         for loc, name in _pools_of(listener):
             if name not in known:
                 meant = did_you_mean(name, known) or f"; there is {', '.join(sorted(known)[:5])}"
-                message = f"{loc[-1]}: no pool is named {shown(name)}{meant}"
+                where = loc[0] if isinstance(loc[-1], int) else loc[-1]
+                message = f"{where}: no pool is named {shown(name)}{meant}"
                 yield Fault(listener.place_of(loc), message)
 
 
-def _pools_of(listener: Node) -> Iterator[tuple[tuple[str, ...], str]]:
+def _pools_of(listener: Node) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Where a listener names pools, and which."""
     if pool := listener.text("pool"):
         yield ("pool",), pool
@@ -89,6 +93,22 @@ def _pools_of(listener: Node) -> Iterator[tuple[tuple[str, ...], str]]:
         for alias in collections.value:
             if pool := collections.text(alias):
                 yield ("collections", alias), pool
+    for index, item in enumerate(listener.items("token_pools")):
+        if isinstance(item.value, str):
+            yield ("token_pools", index), item.value
+
+
+def _repeated_aliases(listener: Node) -> Iterator[Fault]:
+    """Two aliases that differ in case only: what clients send means both."""
+    collections = listener.child("collections")
+    if collections is None or not isinstance(collections.value, dict):
+        return
+    first: dict[str, str] = {}
+    for alias in collections.value:
+        known = first.setdefault(normal_alias(alias), alias)
+        if known != alias:
+            message = f"{alias}: the same collection as {known!r}; case does not count"
+            yield Fault(listener.place_of(("collections", alias)), message)
 
 
 def _shared_binds(root: Node) -> Iterator[Fault]:

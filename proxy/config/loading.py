@@ -62,11 +62,7 @@ def loads(text: str, name: str = "<text>") -> Settings:
 def warnings(settings: Settings) -> list[str]:
     """What the file allows and its author hardly means, one sentence each."""
     found = []
-    used = {
-        name
-        for listener in settings.listeners
-        for name in (listener.pool, *listener.collections.values())
-    }
+    used = {name for listener in settings.listeners for name in listener.pools}
     for pool in settings.pools:
         if pool.name not in used:
             found.append(f"pool {pool.name!r}: no listener leads to it")

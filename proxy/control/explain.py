@@ -249,6 +249,7 @@ def _notes(
     trusted = listener.proxy_protocol.trusted if listener.proxy_protocol else ()
     if is_within(source, trusted):
         notes.append("This address is trusted to send a PROXY header, which names the client.")
+    notes += _on_collection(listener, question)
     offered = request.negotiation.requested_protocols if request.negotiation else 0
     if listener.require_tls and not offered:
         notes.append("This client is refused: it offers standard RDP security only.")
@@ -261,6 +262,15 @@ def _notes(
     if question.key and question.pin is None and decision.fate is not TokenFate.HONOURED:
         notes.append(f"A pin of {question.key} would come first: give it with --pin HOST.")
     return notes
+
+
+def _on_collection(listener: ListenerSettings, question: Question) -> list[str]:
+    asked = question.token.collection if question.token is not None else None
+    if asked is None or question.routes.alias_of(asked) is not None:
+        return []
+    known = ", ".join(question.routes.aliases)
+    has = f"it has {known}" if known else "it has none"
+    return [f"{listener.name} has no collection {asked!r} ({has}): its default pool serves."]
 
 
 def _columns(rows: list[tuple[str, str]]) -> list[str]:

@@ -78,6 +78,11 @@ _SELECTED = ("rdp", "ssl", "hybrid", "rdstls", "hybrid_ex", "rdsaad")
 ANSWERS = frozenset((*_SELECTED, *(f"failure_{code}" for code in range(1, 7)), "failure", OTHER))
 
 
+def _was_judged_here(record: ConnectionRecord) -> bool:
+    """Whether this front decided about the client: not refused before, nor taken over."""
+    return record.phase not in (Phase.ACCEPT, Phase.REQUEST) and record.request_s is not None
+
+
 # Without it every counter brings a second series, its age, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -126,7 +131,7 @@ class Metrics:
     def connection_placed(self, record: ConnectionRecord) -> None:
         pool = record.pool or OTHER
         self._count("connections_placed_total", record.listener, pool, record.reason or OTHER)
-        self._count("tokens_total", record.listener, record.fate)
+        self._count_request(record)
         if record.repin_cause is not None:
             self._count("repinned_total", pool, record.repin_cause)
         answer = record.answer if record.answer in ANSWERS else OTHER
@@ -145,8 +150,8 @@ class Metrics:
         if ending.phase is Phase.RELAY:
             self._observe("connection_duration_seconds", record.duration_s, record.pool or OTHER)
             self._bytes_of(record).add(record.bytes_up, record.bytes_down)
-        elif ending.phase not in (Phase.ACCEPT, Phase.REQUEST):
-            self._count("tokens_total", record.listener, record.fate)
+        if _was_judged_here(record) and record.relay is None:  # and so was not placed
+            self._count_request(record)
 
     def host_answered(self, pool: str, host: str) -> None:
         """Nothing to count: `connections_placed_total` has it."""
@@ -205,7 +210,9 @@ class Metrics:
                 self._bind("connections_ended_total", listener.name, phase, side, cause)
         for fate in TokenFate:
             self._bind("tokens_total", listener.name, fate)
-        for pool_name in {listener.pool, *listener.collections.values()}:
+        for alias in (*listener.collections, OTHER):
+            self._bind("collections_total", listener.name, alias)
+        for pool_name in listener.pools:
             for reason in _PLACING:
                 self._bind("connections_placed_total", listener.name, pool_name, reason)
 
@@ -233,6 +240,13 @@ class Metrics:
     def _bytes_of(self, record: ConnectionRecord) -> Carried:
         key = (record.pool or OTHER, record.host or OTHER)
         return self._ended_bytes.setdefault(key, Carried())
+
+    def _count_request(self, record: ConnectionRecord) -> None:
+        """What the client asked for, once it was judged: placed or not."""
+        self._count("tokens_total", record.listener, record.fate)
+        if record.collection is not None:
+            alias = record.collection_alias or OTHER
+            self._count("collections_total", record.listener, alias)
 
     def _count(self, name: str, *labels: str) -> None:
         child = self._bound.get((name, *labels)) or self._bind(name, *labels)

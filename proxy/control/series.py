@@ -41,6 +41,11 @@ SERIES: dict[str, Series] = {
     "tokens_total": Series(
         "counter", ("listener", "fate"), "Connection Requests, by what became of their token."
     ),
+    "collections_total": Series(
+        "counter",
+        ("listener", "alias"),
+        "Connection Requests that ask for a collection, by its alias; other: none of the listener.",
+    ),
     "repinned_total": Series(
         "counter", ("pool", "cause"), "Connections whose pin could not be followed, by why."
     ),

@@ -12,7 +12,7 @@ from proxy.address import Address
 from proxy.routing.lifespans import Lifespans
 from proxy.routing.will import Hold, Will, Wish
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings
-from proxy.wire.tokens import RoutingToken
+from proxy.wire.tokens import RoutingToken, normal_alias
 
 
 class Host:
@@ -121,16 +121,15 @@ class Pool:
 class Routes:
     """What one listener can route to: its pools, its collections, and who a token may name."""
 
-    __slots__ = ("_by_address", "collections", "default", "pools")
+    __slots__ = ("_aliases", "_by_address", "default", "pools")
 
     def __init__(self, listener: ListenerSettings, pools: Mapping[str, Pool]) -> None:
         self.default = pools[listener.pool]
-        self.collections = {
-            alias.casefold(): pools[name] for alias, name in listener.collections.items()
+        self._aliases = {
+            normal_alias(alias): (alias, pools[name])
+            for alias, name in listener.collections.items()
         }
-        self.pools: tuple[Pool, ...] = tuple(
-            dict.fromkeys([self.default, *self.collections.values()])
-        )
+        self.pools: tuple[Pool, ...] = tuple(pools[name] for name in listener.pools)
         self._by_address: dict[Address, Host] = {}
         self.index()
 
@@ -148,11 +147,22 @@ class Routes:
         """One of this listener's pools."""
         return next(pool for pool in self.pools if pool.name == name)
 
+    @property
+    def aliases(self) -> list[str]:
+        """The collections, as the configuration names them."""
+        return [alias for alias, _ in self._aliases.values()]
+
+    def alias_of(self, collection: str) -> str | None:
+        """A collection that a client asks for, as the configuration names it; None: it is none."""
+        known = self._aliases.get(normal_alias(collection))
+        return known[0] if known is not None else None
+
     def pool_of(self, token: RoutingToken | None) -> Pool:
         """Where a client goes that no token sends elsewhere: its collection's pool."""
         if token is None or token.collection is None:
             return self.default
-        return self.collections.get(token.collection.casefold(), self.default)
+        known = self._aliases.get(normal_alias(token.collection))
+        return known[1] if known is not None else self.default
 
     def _hosts(self) -> Iterable[Host]:
         # Earlier pools win where two pools hold one address, as their order in `index` shows.

@@ -11,7 +11,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from proxy import sockets
@@ -25,6 +25,7 @@ from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord, Ending, Observer, Phase
 from proxy.server.request import read_client, read_request
 from proxy.server.table import ConnectionTable, Established
+from proxy.server.unmatched import UnmatchedCollections
 from proxy.server.visit import Placed, Visit
 from proxy.settings import ListenerSettings, TimeoutSettings
 from proxy.wire.x224 import (
@@ -51,6 +52,7 @@ class Reception:
     observer: Observer
     wall: Callable[[], float]
     next_id: Callable[[], int]
+    unmatched: UnmatchedCollections = field(default_factory=UnmatchedCollections)
 
     async def receive(
         self, listener: ListenerSettings, routes: Routes, sock: socket.socket, peer: Address
@@ -91,6 +93,7 @@ class Reception:
         record.request_s = perf_counter() - began
         if listener.require_tls:
             await self._require_tls(sock, request)
+        self._ask_for_collection(record, routes)
         began = perf_counter()
         visit = Visit(sock, source, routes, request, record, request.routing_token, routes.default)
         placed = await self.placer.place(visit)
@@ -126,6 +129,12 @@ class Reception:
         if request.correlation_id is not None:
             record.correlation_id = request.correlation_id.hex()
         return source, request
+
+    def _ask_for_collection(self, record: ConnectionRecord, routes: Routes) -> None:
+        if record.collection is not None:
+            record.collection_alias = routes.alias_of(record.collection)
+            if record.collection_alias is None:
+                self.unmatched.note(record.listener, record.collection, routes, self.wall())
 
     async def _require_tls(self, sock: socket.socket, request: ConnectionRequest) -> None:
         """Refuse a client that offers standard RDP security only.

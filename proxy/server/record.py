@@ -58,6 +58,8 @@ class ConnectionRecord:
         user: as sent in the mstshash cookie; a hint, and private (logs hash it by default).
         token: the client's routing token as text.
         token_address: the address that the token decodes to.
+        collection: alias of the collection that the client asks for, as it was sent.
+        collection_alias: the same as the configuration has it; None: it is none of the listener's.
         answer: what the host's Connection Confirm says: `rdp`, `ssl`, `hybrid`, …, or
             `failure_5`; None where it sent something else.
         proxy_address: the proxy's own end towards the host, which Windows' event 131 shows.
@@ -74,6 +76,7 @@ class ConnectionRecord:
     token: str | None = None
     token_address: Address | None = None
     collection: str | None = None
+    collection_alias: str | None = None
     requested_protocols: int | None = None
     correlation_id: str | None = None
     pool: str | None = None

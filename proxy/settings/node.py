@@ -74,13 +74,22 @@ class ListenerSettings(Section):
         PlainSerializer(dict),
     ] = Field(default_factory=lambda: MappingProxyType({}))
     """Collection alias, as the client's `loadbalanceinfo` names it
-    (`tsv://MS Terminal Services Plugin.1.ALIAS`), to the pool that serves it."""
+    (`tsv://MS Terminal Services Plugin.1.ALIAS`), to the pool that serves it. Case does not
+    count."""
+    token_pools: tuple[Name, ...] = ()
+    """Pools that only tokens lead to: the session hosts behind redirectors or brokers that share
+    this address."""
     proxy_protocol: ProxyProtocolSettings | None = None
     """Present where a load balancer in front sends PROXY headers; absent, none is expected."""
     allow: Networks = Field(default=_EVERYBODY, min_length=1)
     """Networks that clients may come from. All others are closed at once and counted."""
     require_tls: Flag = False
     """Refuse clients that offer only standard RDP security, with a proper negotiation failure."""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Every pool that clients of this listener may come to, the default one first."""
+        return tuple(dict.fromkeys([self.pool, *self.collections.values(), *self.token_pools]))
 
 
 class AffinitySettings(Section):

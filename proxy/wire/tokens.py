@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from proxy.address import Address
 
+_PADDING = " \t\r\n\0"
 _MSTS = re.compile(rb"([0-9]{1,10})\.([0-9]{1,5})\.[0-9]{0,4} *")
 
 
@@ -74,6 +75,11 @@ def cookie_value(line: bytes, name: bytes) -> bytes | None:
     return pair[len(name) :] if pair[: len(name)].lower() == name else None
 
 
+def normal_alias(alias: str) -> str:
+    """One spelling of a collection's alias: without padding, in one case."""
+    return alias.strip(_PADDING).casefold()
+
+
 def encode_msts(address: Address) -> bytes:
     """The routing token line (without CRLF) that names an IPv4 address and port.
 
@@ -121,12 +127,15 @@ def _msts_opaque(line: bytes) -> RoutingToken | None:
 def _tsv(line: bytes) -> RoutingToken | None:
     """`tsv://MS Terminal Services Plugin.1.<alias>`: asks a connection broker for a collection.
 
-    The alias may carry blanks that a caller of the ActiveX control added to make the length even.
+    The alias may carry padding: callers of the ActiveX control add a blank, or the zero of a wide
+    string, to make the length even.
     """
     if line[:4].lower() != b"tsv:":
         return None
     alias = line.rpartition(b".1.")[2] if b".1." in line else b""
-    return RoutingToken(line, "tsv", collection=alias.decode("utf-8", "replace").strip() or None)
+    return RoutingToken(
+        line, "tsv", collection=alias.decode("utf-8", "replace").strip(_PADDING) or None
+    )
 
 
 def _mth(line: bytes) -> RoutingToken | None:

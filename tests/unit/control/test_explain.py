@@ -28,6 +28,18 @@ def hosts(explanation: Explanation) -> list[str]:
     return [candidate.host for candidate in explanation.candidates]
 
 
+def test_a_collection_that_the_listener_does_not_have_is_noted() -> None:
+    line = "tsv://MS Terminal Services Plugin.1."
+    explanation = told(token=line + "Tolls")
+    assert explanation.pool == "desktops"
+    assert (
+        "rdp has no collection 'Tolls' (it has Tools): its default pool serves."
+        in explanation.notes
+    )
+    assert not any("collection" in note for note in told(token=line + "tools").notes)
+    assert any("(it has none)" in note for note in told(token=line + "x", listener="second").notes)
+
+
 def test_a_token_that_names_a_host_is_followed_alone() -> None:
     explanation = told(token=RDSH02)
     assert explanation.request["token address"] == "10.0.0.22:3389"

@@ -114,6 +114,30 @@ async def test_an_ending_is_counted_by_phase_side_and_cause(house: House) -> Non
     assert not any(name.startswith("tokens_total") for name in changed), "counted when placed"
 
 
+@pytest.mark.parametrize(("alias", "label"), [("Tools", "Tools"), (None, "other")])
+async def test_a_collection_is_counted_by_the_name_that_the_configuration_has(
+    house: House, alias: str | None, label: str
+) -> None:
+    before = await house.scrape()
+    asking = connection(collection="whatever a client sends", collection_alias=alias)
+    house.metrics.connection_placed(asking)
+    ending = Ending(Phase.PLACE, Side.SERVER, Cause.NO_HOST)
+    asking.phase, asking.ending, asking.relay = Phase.PLACE, ending, None
+    house.metrics.connection_ended(asking)
+    changed = changes(before, await house.scrape())
+    assert changed[f"collections_total{{alias={label},listener=rdp}}"] == 2.0
+
+
+async def test_a_token_whose_connection_no_relay_took_is_counted_too(house: House) -> None:
+    before = await house.scrape()
+    ending = Ending(Phase.RELAY, Side.LOCAL, Cause.LIMIT)
+    house.metrics.connection_ended(connection(ending=ending, relay=None))
+    after_a_restart = connection(ending=ending, relay=None, request_s=None)
+    house.metrics.connection_ended(after_a_restart)
+    changed = changes(before, await house.scrape())
+    assert changed["tokens_total{fate=honoured,listener=rdp}"] == 1.0
+
+
 async def test_signs_are_counted_by_host_and_states_are_not(house: House) -> None:
     before = await house.scrape()
     for sign in Sign:
@@ -128,7 +152,9 @@ async def test_signs_are_counted_by_host_and_states_are_not(house: House) -> Non
 async def test_a_refused_token_is_counted_although_nothing_was_placed(house: House) -> None:
     before = await house.scrape()
     ending = Ending(Phase.PLACE, Side.LOCAL, Cause.NO_HOST)
-    refused = connection(phase=Phase.PLACE, fate=TokenFate.UNKNOWN_HOST, host=None, ending=ending)
+    refused = connection(
+        phase=Phase.PLACE, relay=None, fate=TokenFate.UNKNOWN_HOST, host=None, ending=ending
+    )
     house.metrics.connection_ended(refused)
     assert changes(before, await house.scrape()) == {
         "tokens_total{fate=unknown_host,listener=rdp}": 1.0,

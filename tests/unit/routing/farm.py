@@ -36,13 +36,16 @@ def pool(
     )
 
 
-def routes(*pools: Pool, collections: dict[str, str] | None = None) -> Routes:
+def routes(
+    *pools: Pool, collections: dict[str, str] | None = None, token_pools: tuple[str, ...] = ()
+) -> Routes:
     """The routes of one listener whose default is the first pool."""
     settings = ListenerSettings(
         name="rdp",
         bind=Address("127.0.0.1", 3389),
         pool=pools[0].name,
         collections=collections or {},
+        token_pools=token_pools,
     )
     return Routes(settings, {each.name: each for each in pools})
 

@@ -77,6 +77,7 @@ def test_the_first_pool_wins_where_two_hold_one_address() -> None:
         (None, "office"),
         (b"tsv://MS Terminal Services Plugin.1.CAD", "cad"),
         (b"tsv://MS Terminal Services Plugin.1.cad", "cad"),
+        (b"TSV://MS Terminal Services Plugin.1. cAd \0", "cad"),
         (b"tsv://MS Terminal Services Plugin.1.Other", "office"),
         (b"Cookie: msts=77", "office"),
     ],
@@ -87,6 +88,21 @@ def test_a_collection_chooses_the_pool(line: bytes | None, home: str) -> None:
     assert listener.pool_of(token).name == home
     assert [each.name for each in listener.pools] == ["office", "cad"]
     assert listener.pool_named("cad").name == "cad"
+
+
+def test_a_collection_is_known_by_the_name_that_the_configuration_gives_it() -> None:
+    listener = routes(pool("office"), pool("cad"), collections={"Full_CAD": "cad"})
+    assert listener.aliases == ["Full_CAD"]
+    assert listener.alias_of("FULL_cad ") == "Full_CAD"
+    assert listener.alias_of("Full") is None
+
+
+def test_tokens_lead_to_pools_that_nothing_else_leads_to() -> None:
+    redirectors, desktops = pool("redirectors"), pool("desktops", net="10.0.1.")
+    listener = routes(redirectors, desktops, token_pools=("desktops",))
+    assert listener.named_by(token_for(desktops.hosts[1])) is desktops.hosts[1]
+    assert [each.name for each in listener.pools] == ["redirectors", "desktops"]
+    assert listener.pool_of(None) is redirectors
 
 
 def test_hosts_and_pools_tell_their_names() -> None:

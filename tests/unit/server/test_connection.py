@@ -13,6 +13,7 @@ import pytest
 from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.errors import Cause, LimitError, Side
+from proxy.routing.pool import Routes
 from proxy.server.connection import Reception
 from proxy.server.gate import Gate
 from proxy.server.record import Ending, Phase
@@ -128,6 +129,22 @@ async def test_a_client_is_brought_to_a_relay_and_becomes_a_row() -> None:
         assert None not in (record.request_s, record.place_s, record.connect_s, record.answer_s)
         assert d.is_even()
         assert d.farm.pool.hosts[0].live == 1
+
+
+@pytest.mark.parametrize(("alias", "known"), [("CAD", "Cad"), ("Cat", None)])
+async def test_a_collection_is_known_by_its_name_in_the_configuration_or_told(
+    alias: str, known: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = f"tsv://MS Terminal Services Plugin.1.{alias}".encode()
+    async with door() as d:
+        listener = d.listener.model_copy(update={"collections": {"Cad": "desktops"}})
+        d.farm.routes = Routes(listener, {"desktops": d.farm.pool})
+        with caplog.at_level("WARNING"):
+            await d.visit(encode_connection_request(line=line, requested_protocols=3))
+        (record,) = d.observed.placed
+        assert (record.collection, record.collection_alias) == (alias, known)
+        told = [it for it in caplog.records if it.getMessage() == "collection_unmatched"]
+        assert bool(told) is (known is None)
 
 
 @pytest.mark.parametrize(
