@@ -15,6 +15,10 @@ Rules:
 5. A client's success takes back the failures of other clients, never those of checks.
 6. What fails for want of the proxy's own (file descriptors, ports) says nothing of a host.
 7. Hosts in maintenance are checked too: when the operator gives one back, its state is known.
+8. A client's success replaces a check, since each check is an event in the host's log: a host that
+   is up and not in doubt is next checked an `interval` after it has answered a client. Only what a
+   client's connection does not show is still asked for: with `check: tls` a busy host's certificate
+   is read every CERTIFICATE_S. The first check after a start is always made.
 
 Work is bounded: one scheduler over a heap of due times, a task only for a probe in flight, and at
 most MAX_IN_FLIGHT of these. `run` is a thin shell around `begin` and `finish`, which hold the rules
@@ -39,6 +43,7 @@ from proxy.routing.pool import Host, Pool
 from proxy.settings import HealthCheck, HealthSettings
 
 MAX_IN_FLIGHT = 128  # probes at once, each with a file descriptor
+CERTIFICATE_S = 300.0  # between two certificates of a host that is busy all the time
 
 _SPREAD_S = 2.0  # over which the first checks are spread
 _DOUBT_S = 1.0  # between two checks of a host that is down or in doubt
@@ -46,6 +51,7 @@ _CONFIRM_S = 0.2  # between the checks that bring a host back
 _JITTER = 0.1
 
 OnChange = Callable[[Host, bool, Cause | None], None]
+OnChecked = Callable[[Host, ProbeResult], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class HostHealth:
         cause: of the latest failure, while the host is down or in doubt.
         last: what the latest check found.
         checked_s: how long ago that was.
+        answered_s: how long ago a client got an answer; None where none has yet.
     """
 
     pool: str
@@ -71,12 +78,14 @@ class HostHealth:
     cause: Cause | None
     last: ProbeResult | None
     checked_s: float | None
+    answered_s: float | None
 
 
 class Watched:
     """What the monitor keeps of one host."""
 
     __slots__ = (
+        "answered_at",
         "cause",
         "checked_at",
         "due",
@@ -97,6 +106,7 @@ class Watched:
         self.due = math.inf
         self.started = -math.inf  # of the latest check
         self.checked_at = now
+        self.answered_at = -math.inf  # by a client's success
         self.in_flight = False
         self.passes = 0
         self.failures = 0
@@ -110,6 +120,7 @@ class HealthMonitor:
     Args:
         on_change: called in the loop each time a host turns, with the cause where it turns down;
             quick, and never raises.
+        on_checked: called likewise with what each check has found out about its host.
         rng: spreads the checks.
         clock: monotonic seconds.
     """
@@ -118,12 +129,14 @@ class HealthMonitor:
         self,
         pools: Iterable[Pool],
         on_change: OnChange,
+        on_checked: OnChecked,
         *,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
         probes: Mapping[HealthCheck, Probe] = PROBES,
     ) -> None:
         self._on_change = on_change
+        self._on_checked = on_checked
         self._rng = rng
         self._clock = clock
         self._probes = probes
@@ -179,6 +192,10 @@ class HealthMonitor:
             if planned != watched.due:
                 continue  # was planned anew meanwhile
             watched.due = math.inf
+            spared_s = self._spared_s(watched, now)
+            if spared_s > 0:
+                self._plan(watched, now + spared_s)
+                continue
             watched.started = now
             if watched.host.address is None:
                 self._nameless(watched, now)
@@ -208,6 +225,8 @@ class HealthMonitor:
                 self._passed(watched, now)
             elif result.cause is not Cause.INTERNAL:
                 self._failed(watched, result.cause, now, turns=True)
+            if result.cause is not Cause.INTERNAL:
+                self._on_checked(watched.host, result)
         self._plan(watched, self._next(watched, now))
 
     def host_failed(self, pool: str, host: str, cause: Cause) -> None:
@@ -221,7 +240,10 @@ class HealthMonitor:
     def host_answered(self, pool: str, host: str) -> None:
         """A client got an answer from a host."""
         watched = self._watched.get((pool, host))
-        if watched and watched.failures and (watched.last is None or watched.last.ok):
+        if watched is None:
+            return
+        watched.answered_at = self._clock()
+        if watched.failures and (watched.last is None or watched.last.ok):
             watched.failures = 0
             watched.cause = None
 
@@ -240,6 +262,7 @@ class HealthMonitor:
                 cause=watched.cause,
                 last=watched.last,
                 checked_s=now - watched.checked_at if watched.last else None,
+                answered_s=now - watched.answered_at if watched.answered_at > -math.inf else None,
             )
             for watched in self._watched.values()
         ]
@@ -260,6 +283,7 @@ class HealthMonitor:
     def _nameless(self, watched: Watched, now: float) -> None:
         detail = f"{watched.host.settings.address.host} has no address"
         watched.last = ProbeResult(False, Cause.UNREACHABLE, detail, 0.0)
+        self._on_checked(watched.host, watched.last)
         watched.checked_at = now
         watched.passes = 0
         watched.cause = Cause.UNREACHABLE
@@ -290,6 +314,16 @@ class HealthMonitor:
         watched.since = now
         watched.passes = watched.failures = 0
         self._on_change(watched.host, up, watched.cause)
+
+    def _spared_s(self, watched: Watched, now: float) -> float:
+        """For how long a client's success makes a check needless; 0 or less: check now."""
+        if not watched.host.up or watched.failures or watched.last is None:
+            return 0.0
+        spared_s = watched.answered_at + watched.settings.interval_s - now
+        if watched.settings.check is HealthCheck.TLS:
+            age_s = now - watched.checked_at
+            spared_s = min(spared_s, max(CERTIFICATE_S, watched.settings.interval_s) - age_s)
+        return spared_s
 
     def _next(self, watched: Watched, now: float) -> float:
         interval = watched.settings.interval_s

@@ -30,6 +30,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from proxy import sockets
@@ -45,6 +46,7 @@ from proxy.wire.x224 import (
     parse_connection_confirm,
 )
 
+_PLAIN = NegotiationResponse(0, 0)  # what an answer without negotiation data stands for
 _GOODBYE_S = 0.25  # for the host's last words, so that the close is an end and not a reset
 _READ_BYTES = 16384
 
@@ -59,6 +61,7 @@ class ProbeResult:
         seconds: from the start to the verdict.
         answer: what the host's Connection Confirm negotiated, if it got so far.
         certificate: what the host showed in TLS, DER.
+        tls: the version that was agreed on, such as `TLSv1.2`.
     """
 
     ok: bool
@@ -67,11 +70,15 @@ class ProbeResult:
     seconds: float
     answer: NegotiationResponse | NegotiationFailure | None = None
     certificate: bytes | None = None
+    tls: str | None = None
 
     @property
     def fingerprint(self) -> str | None:
         """SHA-256 of the certificate as hexadecimal text."""
         return hashlib.sha256(self.certificate).hexdigest() if self.certificate else None
+
+
+Connect = Callable[[], Awaitable[socket.socket]]
 
 
 class Probe(Protocol):
@@ -87,19 +94,24 @@ class Probe(Protocol):
 
 async def probe_tcp(address: Address, timeout_s: float, connect_s: float = math.inf) -> ProbeResult:
     """Connect and close."""
-    return await _visit(address, timeout_s, connect_s, _listen_only)
+    return await _visit(partial(sockets.connect, address), timeout_s, connect_s, _listen_only)
 
 
 async def probe_x224(
     address: Address, timeout_s: float, connect_s: float = math.inf
 ) -> ProbeResult:
     """Exchange Connection Request and Connection Confirm."""
-    return await _visit(address, timeout_s, connect_s, _negotiate)
+    return await _visit(partial(sockets.connect, address), timeout_s, connect_s, _negotiate)
 
 
 async def probe_tls(address: Address, timeout_s: float, connect_s: float = math.inf) -> ProbeResult:
     """Negotiate, then begin TLS and read the certificate."""
-    return await _visit(address, timeout_s, connect_s, _read_certificate)
+    return await _visit(partial(sockets.connect, address), timeout_s, connect_s, _read_certificate)
+
+
+async def visit_with_token(connect: Connect, line: bytes, timeout_s: float) -> ProbeResult:
+    """As `probe_tls`, as a redirected client: with a routing token, over what `connect` gives."""
+    return await _visit(connect, timeout_s, timeout_s, partial(_read_certificate, line=line))
 
 
 PROBES: Mapping[HealthCheck, Probe] = {
@@ -116,10 +128,11 @@ class _Heard(NamedTuple):
     certificate: bytes | None = None
     cause: Cause | None = None
     detail: str = ""
+    tls: str | None = None
 
 
 async def _visit(
-    address: Address,
+    connect: Connect,
     timeout_s: float,
     connect_s: float,
     talk: Callable[[socket.socket], Awaitable[_Heard]],
@@ -130,7 +143,7 @@ async def _visit(
         try:
             async with asyncio.timeout(timeout_s):
                 async with asyncio.timeout(min(connect_s, timeout_s)):
-                    sock = await sockets.connect(address)
+                    sock = await connect()
                 heard = await talk(sock)
         except WireError as error:
             heard = _Heard(cause=error.cause, detail=str(error))
@@ -145,7 +158,13 @@ async def _visit(
         if sock is not None:
             sock.close()
     return ProbeResult(
-        heard.cause is None, heard.cause, heard.detail, seconds, heard.answer, heard.certificate
+        heard.cause is None,
+        heard.cause,
+        heard.detail,
+        seconds,
+        heard.answer,
+        heard.certificate,
+        heard.tls,
     )
 
 
@@ -153,8 +172,8 @@ async def _listen_only(_: socket.socket) -> _Heard:
     return _Heard()
 
 
-async def _negotiate(sock: socket.socket) -> _Heard:
-    await sockets.send(sock, encode_connection_request())
+async def _negotiate(sock: socket.socket, line: bytes | None = None) -> _Heard:
+    await sockets.send(sock, encode_connection_request(line=line))
     data = b""
     confirm: ConnectionConfirm | Incomplete = parse_connection_confirm(data)
     while isinstance(confirm, Incomplete):
@@ -163,24 +182,25 @@ async def _negotiate(sock: socket.socket) -> _Heard:
             return _Heard(cause=Cause.CLOSED, detail=f"closed after {len(data)} bytes of an answer")
         data += piece
         confirm = parse_connection_confirm(data)
-    return _Heard(confirm.negotiation)
+    return _Heard(confirm.negotiation or _PLAIN)
 
 
-async def _read_certificate(sock: socket.socket) -> _Heard:
-    heard = await _negotiate(sock)
+async def _read_certificate(sock: socket.socket, line: bytes | None = None) -> _Heard:
+    heard = await _negotiate(sock, line)
     if heard.cause is not None:
         return heard
     answer = heard.answer
     if not isinstance(answer, NegotiationResponse) or answer.selected_protocol == 0:
         return _Heard(answer, None, Cause.TLS_FAILED, "the host does not agree to TLS")
     try:
-        return _Heard(answer, await _begin_tls(sock))
+        certificate, version = await _begin_tls(sock)
+        return _Heard(answer, certificate, tls=version)
     except ssl.SSLError as error:
         return _Heard(answer, None, Cause.TLS_FAILED, f"TLS: {error.reason or error}")
 
 
-async def _begin_tls(sock: socket.socket) -> bytes | None:
-    """Become a TLS client on the connection, read the certificate (DER), take leave."""
+async def _begin_tls(sock: socket.socket) -> tuple[bytes | None, str | None]:
+    """Become a TLS client on the connection, take leave; the certificate (DER) and the version."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = _ANY_TLS.wrap_bio(incoming, outgoing)
     done = False
@@ -197,12 +217,12 @@ async def _begin_tls(sock: socket.socket) -> bytes | None:
                 incoming.write(data)
             else:
                 incoming.write_eof()
-    certificate = tls.getpeercert(binary_form=True)
+    certificate, version = tls.getpeercert(binary_form=True), tls.version()
     with contextlib.suppress(OSError):  # it wants the host's close_notify too, which may wait
         tls.unwrap()
     with contextlib.suppress(OSError):  # the host may be gone: the certificate was seen
         await sockets.send(sock, outgoing.read())
-    return certificate
+    return certificate, version
 
 
 async def _say_goodbye(sock: socket.socket, at_most_s: float) -> None:

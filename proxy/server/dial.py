@@ -17,11 +17,7 @@ from proxy.server.record import Phase
 from proxy.server.visit import Visit
 from proxy.settings import TimeoutSettings
 from proxy.wire.incomplete import Incomplete
-from proxy.wire.x224 import (
-    NegotiationFailure,
-    Protocol,
-    parse_connection_confirm,
-)
+from proxy.wire.x224 import answer_word, parse_connection_confirm
 
 _CONFIRM_MAX_BYTES = 64
 
@@ -104,14 +100,4 @@ def answer_of(confirm: bytes) -> str | None:
         parsed = parse_connection_confirm(confirm)
     except WireError:
         return None
-    if isinstance(parsed, Incomplete):
-        return None
-    negotiation = parsed.negotiation
-    if negotiation is None:
-        return "rdp"
-    if isinstance(negotiation, NegotiationFailure):
-        return f"failure_{negotiation.code}" if 1 <= negotiation.code <= 6 else "failure"
-    try:
-        return (Protocol(negotiation.selected_protocol).name or "other").lower()
-    except ValueError:
-        return "other"
+    return None if isinstance(parsed, Incomplete) else answer_word(parsed.negotiation)

@@ -64,6 +64,15 @@ class FailureCode(IntEnum):
     SSL_WITH_USER_AUTH_REQUIRED_BY_SERVER = 6
 
 
+class ResponseFlag(IntFlag):
+    """What a session host can do, as its answer says ([MS-RDPBCGR] 2.2.1.2.1)."""
+
+    EXTENDED_CLIENT_DATA = 0x01
+    DYNVC_GFX = 0x02
+    RESTRICTED_ADMIN = 0x08
+    REDIRECTED_AUTHENTICATION = 0x10
+
+
 class NegotiationRequest(NamedTuple):
     """RDP_NEG_REQ; `requested_protocols` is a set of `Protocol` bits, unknown ones included."""
 
@@ -112,6 +121,24 @@ class ConnectionConfirm(NamedTuple):
 
     raw: bytes
     negotiation: NegotiationResponse | NegotiationFailure | None
+
+
+def answer_word(negotiation: NegotiationResponse | NegotiationFailure | None) -> str:
+    """What a Connection Confirm says, as a bounded word: `rdp`, `ssl`, `hybrid`, … `failure_5`.
+
+    None is an answer without negotiation data: standard RDP security.
+    """
+    if negotiation is None:
+        return "rdp"
+    if isinstance(negotiation, NegotiationFailure):
+        return f"failure_{negotiation.code}" if 1 <= negotiation.code <= 6 else "failure"
+    name = Protocol(negotiation.selected_protocol).name
+    return "other" if name is None or "|" in name else name.lower()
+
+
+def flag_words(flags: int) -> tuple[str, ...]:
+    """The known flags of a Connection Confirm, in lower case; unknown ones are passed over."""
+    return tuple((flag.name or "").lower() for flag in ResponseFlag if flags & flag)
 
 
 def parse_connection_request(data: bytes) -> ConnectionRequest | Incomplete:

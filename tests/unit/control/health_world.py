@@ -39,8 +39,9 @@ class World:
         self.now = 1000.0
         self.probes: list[tuple[float, Host]] = []
         self.turns: list[tuple[float, str, bool, Cause | None]] = []
+        self.checked: list[tuple[str, ProbeResult]] = []
         self.monitor = HealthMonitor(
-            pools, self._turned, rng=random.Random(7), clock=lambda: self.now
+            pools, self._turned, self._checked, rng=random.Random(7), clock=lambda: self.now
         )
 
     def until(self, end: float, answer: Answer) -> None:
@@ -68,3 +69,6 @@ class World:
     def _turned(self, host: Host, up: bool, cause: Cause | None) -> None:
         assert host.up is up
         self.turns.append((self.now, host.name, up, cause))
+
+    def _checked(self, host: Host, result: ProbeResult) -> None:
+        self.checked.append((host.name, result))

@@ -135,6 +135,7 @@ def test_the_proxys_own_want_says_nothing_of_a_host() -> None:
     world.until(1400, lambda host: REFUSED if host.name == "h0" else OWN_WANT)
     assert (pool.hosts[0].up, pool.hosts[1].up) == (False, False)
     assert len(world.turns) == 2
+    assert OWN_WANT not in [result for _, result in world.checked]
 
 
 def test_a_host_whose_name_has_no_address_is_down_at_once_and_comes_back_with_one() -> None:
@@ -145,6 +146,7 @@ def test_a_host_whose_name_has_no_address_is_down_at_once_and_comes_back_with_on
     last = world.health(pool.hosts[0]).last
     assert last is not None
     assert last.detail == "rdsh.example has no address"
+    assert world.checked == [("h0", last)]
     world.until(1060, always(PASSED))
     assert world.probes == []
     pool.hosts[0].resolved([Address("10.0.0.1", 3389)])
@@ -254,9 +256,11 @@ async def test_run_probes_as_configured_and_ends_its_probes_when_cancelled() -> 
     pool = pool_of("10.0.0.1", health=health)
     probe = Probed([REFUSED, REFUSED, PASSED])
     turns: list[bool] = []
+    found: list[ProbeResult] = []
     monitor = HealthMonitor(
         [pool],
         lambda host, up, cause: turns.append(up),
+        lambda host, result: found.append(result),
         rng=random.Random(7),
         probes={HealthCheck.TLS: probe},
     )
@@ -267,6 +271,7 @@ async def test_run_probes_as_configured_and_ends_its_probes_when_cancelled() -> 
     with pytest.raises(asyncio.CancelledError):
         await run
     assert turns == [False, True]
+    assert found == [REFUSED, REFUSED, PASSED]
     address = Address("10.0.0.1", 3389)
     # A host that is down gets a second for the TCP connection alone.
     assert probe.calls == [
@@ -283,6 +288,7 @@ async def test_run_hurries_when_a_client_fails() -> None:
     monitor = HealthMonitor(
         [pool],
         lambda host, up, cause: None,
+        lambda host, result: None,
         rng=random.Random(7),
         probes={HealthCheck.TCP: probe},
     )

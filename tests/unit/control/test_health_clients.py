@@ -6,9 +6,11 @@ import itertools
 
 import pytest
 
+from proxy.control.health import CERTIFICATE_S
 from proxy.control.probe import ProbeResult
 from proxy.errors import Cause
 from proxy.routing.pool import Host
+from proxy.settings import HealthCheck, HealthSettings
 from tests.unit.control.health_world import (
     PASSED,
     REFUSED,
@@ -122,3 +124,64 @@ def test_a_failed_client_asks_for_no_second_probe_beside_the_one_in_flight() -> 
     world.monitor.finish(watched, SILENT)
     assert world.health(watched.host).failures == 2
     assert world.monitor.begin() == [watched], "asked every second while in doubt"
+
+
+def busy(world: World, end: float) -> None:
+    """A client a second gets an answer."""
+    while world.now < end:
+        world.monitor.host_answered("desktops", "h0")
+        world.until(min(end, world.now + 1), always(PASSED))
+
+
+@pytest.mark.parametrize("check", [HealthCheck.TCP, HealthCheck.X224])
+def test_a_busy_host_gets_no_check_after_the_first_one(check: HealthCheck) -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(check=check))
+    world = World(pool)
+    busy(world, 2000)
+    assert len(world.probes) == 1
+    assert world.health(pool.hosts[0]).answered_s == 1
+    world.until(2100, always(PASSED))
+    gap = world.times(pool.hosts[0])[1] - 1999
+    assert gap == pytest.approx(10), "an interval after the last answer, checks are back"
+    assert len(world.probes) in range(9, 13)
+
+
+def test_a_busy_hosts_certificate_is_read_every_five_minutes() -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(check=HealthCheck.TLS))
+    world = World(pool)
+    busy(world, 2500)
+    times = world.times(pool.hosts[0])
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert gaps == pytest.approx([CERTIFICATE_S] * 4)
+
+
+def test_longer_intervals_than_five_minutes_hold_for_certificates_too() -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(check=HealthCheck.TLS, interval_s=3600))
+    world = World(pool)
+    busy(world, 5000)
+    assert len(world.probes) == 2
+
+
+def test_a_client_that_was_answered_spares_no_host_that_is_down_or_in_doubt() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    world.until(1003, always(PASSED))
+    asked = len(world.probes)
+    world.monitor.host_answered("desktops", "h0")
+    world.monitor.host_failed("desktops", "h0", Cause.RESET)
+    world.until(1006, always(REFUSED))
+    assert not pool.hosts[0].up
+    assert len(world.probes) > asked + 1
+    asked = len(world.probes)
+    world.monitor.host_answered("desktops", "h0")
+    world.until(1010, always(REFUSED))
+    assert len(world.probes) > asked + 2
+
+
+def test_a_host_that_dies_after_a_client_is_found_out_as_soon_as_after_a_check() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    busy(world, 1100)
+    died_at = world.now
+    world.until(1200, always(REFUSED))
+    assert world.turns[0][0] - died_at <= 11 + 2 * 1.1

@@ -11,13 +11,21 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 import pytest
 
 from proxy import sockets
 from proxy.address import Address
-from proxy.control.probe import PROBES, ProbeResult, probe_tcp, probe_tls, probe_x224
+from proxy.control.probe import (
+    PROBES,
+    ProbeResult,
+    probe_tcp,
+    probe_tls,
+    probe_x224,
+    visit_with_token,
+)
 from proxy.errors import Cause
 from proxy.lab.certificates import Certificate, self_signed
 from proxy.settings import HealthCheck
@@ -33,6 +41,7 @@ from proxy.wire.x224 import (
 PATIENT_S = 10.0
 SHORT_S = 0.3
 TLS_AGREED = encode_connection_confirm(NegotiationResponse(0, Protocol.SSL))
+PLAIN = NegotiationResponse(0, Protocol.RDP)
 TALKING = [HealthCheck.X224, HealthCheck.TLS]
 
 Part = Callable[[socket.socket], None]
@@ -201,7 +210,7 @@ async def test_x224_passes_with_any_connection_confirm(
     confirm = encode_connection_confirm(negotiation)
     with HostOfOneVisit(answers(confirm[:3], confirm[3:])) as host:
         result = await ask(host, HealthCheck.X224, PATIENT_S)
-    assert (result.ok, result.cause, result.answer) == (True, None, negotiation)
+    assert (result.ok, result.cause, result.answer) == (True, None, negotiation or PLAIN)
     assert host.ended_in_order, "the host sees an end, not a reset"
 
 
@@ -241,10 +250,16 @@ async def test_a_host_that_resets_fails(check: HealthCheck) -> None:
 
 @pytest.mark.parametrize("tickets", [0, 2])
 @pytest.mark.parametrize(
-    "version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+    ("version", "name"),
+    [
+        (ssl.TLSVersion.TLSv1, "TLSv1"),
+        (ssl.TLSVersion.TLSv1_1, "TLSv1.1"),
+        (ssl.TLSVersion.TLSv1_2, "TLSv1.2"),
+        (ssl.TLSVersion.TLSv1_3, "TLSv1.3"),
+    ],
 )
 async def test_tls_reads_the_certificate_of_old_and_new_hosts(
-    version: ssl.TLSVersion, tickets: int
+    version: ssl.TLSVersion, name: str, tickets: int
 ) -> None:
     certificate = self_signed("rdsh01")
     context = certificate.server_context
@@ -256,8 +271,26 @@ async def test_tls_reads_the_certificate_of_old_and_new_hosts(
         result = await ask(host, HealthCheck.TLS, PATIENT_S)
     assert (result.ok, result.cause, result.detail) == (True, None, "")
     assert result.answer == NegotiationResponse(0, Protocol.SSL)
-    assert result.certificate == certificate.der
+    assert (result.certificate, result.tls) == (certificate.der, name)
     assert result.fingerprint == hashlib.sha256(certificate.der).hexdigest()
+
+
+async def test_a_visit_with_a_token_reads_the_certificate_as_a_redirected_client() -> None:
+    certificate = self_signed("rdsh01")
+    line = b"Cookie: msts=352321546.15629.0000"
+    seen: list[bytes] = []
+
+    def part(client: socket.socket) -> None:
+        expected = encode_connection_request(line=line)
+        seen.append(client.recv(len(expected), socket.MSG_WAITALL))
+        client.sendall(TLS_AGREED)
+        with certificate.server_context.wrap_socket(client.dup(), server_side=True) as tls:
+            tls.recv(1)
+
+    with HostOfOneVisit(part) as host:
+        result = await visit_with_token(partial(sockets.connect, host.address), line, PATIENT_S)
+    assert seen == [encode_connection_request(line=line)]
+    assert (result.ok, result.certificate) == (True, certificate.der)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +306,11 @@ async def test_tls_fails_where_the_host_agrees_to_none(
 ) -> None:
     with HostOfOneVisit(answers(encode_connection_confirm(negotiation))) as host:
         result = await ask(host, HealthCheck.TLS, PATIENT_S)
-    assert (result.ok, result.cause, result.answer) == (False, Cause.TLS_FAILED, negotiation)
+    assert (result.ok, result.cause, result.answer) == (
+        False,
+        Cause.TLS_FAILED,
+        negotiation or PLAIN,
+    )
 
 
 @pytest.mark.parametrize(

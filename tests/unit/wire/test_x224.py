@@ -19,8 +19,10 @@ from proxy.wire.x224 import (
     NegotiationRequest,
     NegotiationResponse,
     Protocol,
+    answer_word,
     encode_connection_confirm,
     encode_connection_request,
+    flag_words,
     parse_connection_confirm,
     parse_connection_request,
 )
@@ -330,6 +332,32 @@ def test_a_confirm_is_read_and_written(
 def test_unknown_negotiation_data_of_a_host_is_left_alone(body: bytes) -> None:
     data = frame(body, 0xD0)
     assert confirm(data) == ConnectionConfirm(data, None)
+
+
+@pytest.mark.parametrize(
+    ("negotiation", "word"),
+    [
+        (None, "rdp"),
+        (NegotiationResponse(0, 0), "rdp"),
+        (NegotiationResponse(0, 1), "ssl"),
+        (NegotiationResponse(0x1F, 8), "hybrid_ex"),
+        (NegotiationResponse(0, 3), "other"),
+        (NegotiationResponse(0, 0xFFFFFFFF), "other"),
+        (NegotiationResponse(0, 0x80000000), "other"),
+        (NegotiationFailure(5), "failure_5"),
+        (NegotiationFailure(0), "failure"),
+    ],
+)
+def test_an_answer_is_a_bounded_word(
+    negotiation: NegotiationResponse | NegotiationFailure | None, word: str
+) -> None:
+    assert answer_word(negotiation) == word
+
+
+def test_flags_of_an_answer_are_words_and_unknown_ones_are_passed_over() -> None:
+    assert flag_words(0) == ()
+    assert flag_words(0x01 | 0x04 | 0x08 | 0x80) == ("extended_client_data", "restricted_admin")
+    assert flag_words(0xFF)[-1] == "redirected_authentication"
 
 
 def test_a_confirm_cut_short_asks_for_the_rest() -> None:
