@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from proxy import __version__, commands
-from proxy.console import OK, WRONG, CommandError, load, number, say
+from proxy.console import NO, OK, WRONG, CommandError, load, number, say
 
 _INTERRUPTED = 130
 
@@ -82,6 +82,13 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     explain.add_argument("--user", metavar="NAME", help="instead: the user name in its cookie")
     explain.add_argument("--pin", metavar="HOST", help="the host that it is pinned to")
     explain.add_argument("--json", action="store_true")
+
+    probe = command("probe", _probe, "Visit a session host: how it answers, and its certificate.")
+    probe.add_argument(
+        "address", metavar="ADDRESS", help="IP address or name; port 3389 by default"
+    )
+    probe.add_argument("--timeout", metavar="TIME", default="5s", help="5s by default")
+    probe.add_argument("--json", action="store_true")
 
     token = command("routing-token", _routing_token, "Make or read a routing token.")
     token.add_argument("act", choices=("encode", "decode"))
@@ -170,6 +177,32 @@ def _explain(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     say(json.dumps(told.as_dict(), indent=2) if args.json else told.as_text())
     return OK
+
+
+def _probe(args: argparse.Namespace) -> int:
+    import asyncio
+    import socket
+    import time
+
+    from proxy.address import Address
+    from proxy.control.examination import Examination
+    from proxy.control.probe import probe_tls
+    from proxy.notation import duration
+
+    try:
+        asked = Address.parse(args.address, default_port=3389)
+        timeout_s = float(str(duration(0.01, 600)(args.timeout)))
+        found = socket.getaddrinfo(*asked, type=socket.SOCK_STREAM)
+    except ValueError as error:
+        raise CommandError(str(error), WRONG) from None
+    except OSError as error:
+        raise CommandError(f"{asked.host}: {error.strerror}") from None
+    address = Address(str(found[0][4][0]), asked.port)
+    result = asyncio.run(probe_tls(address, timeout_s))
+    now = time.time()  # noqa: TID251  (how long a certificate lasts is a matter of the calendar)
+    told = Examination(str(asked), address, result, now)
+    say(json.dumps(told.as_dict(), indent=2) if args.json else told.as_text())
+    return OK if result.ok else NO
 
 
 def _routing_token(args: argparse.Namespace) -> int:

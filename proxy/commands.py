@@ -1,5 +1,4 @@
-"""Commands that ask a running proxy, at its admin endpoint: hosts, connections, pins, and what is
-wanted of a host (drain, maintenance, ready, weight).
+"""Commands that ask a running proxy, at its admin endpoint: what it knows and what it is told.
 
 The endpoint is a unix socket by default, which its owner alone may use. What changes something
 prints what happened; what it must not do is an error in the proxy's own words.
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from proxy.console import OK, CommandError, load, number, say, table
+from proxy.console import NO, OK, CommandError, load, number, say, table
 
 _ADMIN = "unix:admin.sock"
 _ASK_S = 15.0
@@ -37,6 +36,10 @@ _CONNECTIONS = _View(
     "connections",
     "client user pool host reason token_fate answer bytes_up bytes_down duration_s",
 )
+_CERTIFICATES = _View(
+    "certificates", "pool host answer tls subject names self_signed not_after seen_at changes"
+)
+_CANARY = _View("canary", "pool host up listener token_address tested_at detail")
 _PINS = _View("pins", "pool key host expires_in_s touched_s_ago")
 
 _HELP = {
@@ -65,6 +68,12 @@ def add_to(command: AddCommand) -> None:
     connections = command("connections", shows, "Show its established connections.")
     connections.add_argument("--client", metavar="ADDRESS|NAME", help="or a user's name")
     _takes(connections, "host", "pool", "limit")
+
+    text = "Show which certificate each host shows, and how it negotiates (--json: all of it)."
+    _takes(command("certificates", _certificates, text), "host", "pool")
+
+    text = "Show whether a redirection to each host would work now; 1 if one would not."
+    _takes(command("canary", _canary, text))
 
     pins = command("pins", _list, "Show or change which client is pinned to which host.")
     acts = pins.add_subparsers(title="acts", metavar="ACT", required=True)
@@ -143,6 +152,18 @@ def _hosts(args: argparse.Namespace) -> int:
     return _print(args, answer, people)
 
 
+def _certificates(args: argparse.Namespace) -> int:
+    answer = _ask(args, "certificates")
+
+    def people() -> None:
+        for row in answer["certificates"]:
+            row.update(row["certificate"] or {})
+            row["names"] = " ".join(row.get("names", ())) or None
+        _rows(_CERTIFICATES, answer)
+
+    return _print(args, answer, people)
+
+
 def _wish(args: argparse.Namespace) -> int:
     answer = _ask(args, "hosts/will", "PUT")
     return _print(args, answer, lambda: _say_will(answer["hosts"]))
@@ -204,6 +225,14 @@ def _say_will(rows: list[dict[str, Any]]) -> None:
     say("Windows is not told by this. The broker goes on by its own list, and so does the host:")
     say(f"  on the broker:  Set-RDSessionHost -SessionHost {name} -NewConnectionAllowed {allowed}")
     say(f"  on {host}:  change logon {logon}")
+
+
+def _canary(args: argparse.Namespace) -> int:
+    answer = _ask(args, "canary")
+    if answer["interval_s"] is None:
+        raise CommandError("the canary is off: set canary.interval")
+    _print(args, answer, lambda: _rows(_CANARY, answer))
+    return NO if any(row["up"] is False for row in answer["canary"]) else OK
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -22,8 +22,10 @@ from collections.abc import Iterable, Mapping
 
 from proxy.affinity.store import AffinityStore
 from proxy.capacity import default_relays, raise_open_files
+from proxy.control.canary import Canary, Door
 from proxy.control.health import HealthMonitor
 from proxy.control.http import HttpServer
+from proxy.control.inventory import Inventory
 from proxy.control.logs import ConnectionLog
 from proxy.control.metrics import Metrics
 from proxy.control.names import user_names
@@ -35,6 +37,7 @@ from proxy.parent_link import ParentLink
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host, Pool, Routes
 from proxy.routing.will import Wish
+from proxy.server.canaries import Canaries
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
 from proxy.server.gate import Gate
@@ -91,7 +94,13 @@ class Front:
             self.log = ConnectionLog(user_names(settings.log.users))
         except OSError as error:
             raise StartError(f"log.users: {error}") from error
-        self.health = HealthMonitor(self.pools.values(), self._host_turned, rng=random.Random())  # noqa: S311
+        self.inventory = Inventory(self.pools.values(), wall)
+        self.health = HealthMonitor(
+            self.pools.values(),
+            self._host_turned,
+            self.inventory.checked,
+            rng=random.Random(),  # noqa: S311
+        )
         self.observers = Observers(self.health, self.metrics, self.log)
         self.resolver = Resolver(self.pools.values(), self._host_moved)
         shared = [net for pool in settings.pools for net in pool.affinity.shared_sources]
@@ -138,10 +147,16 @@ class Front:
             wall,
             ids.__next__,
         )
+        self.canaries = Canaries(self.reception, self.placer.dialler, self.relays)
+        self.canary = Canary(
+            settings.canary.interval_s, self._doors, self.canaries.expect, self.inventory, wall
+        )
         self.views = Views(
             settings,
             metrics,
             self.health,
+            self.inventory,
+            self.canary,
             self.pools,
             self.table,
             self.relays,
@@ -190,6 +205,7 @@ class Front:
                     self.resolver.run(),
                     self.health.run(),
                     self.pins.run(),
+                    self.canary.run(),
                     self.metrics.watch_loop(),
                     self.store.maintain(),
                 )
@@ -269,7 +285,7 @@ class Front:
     def _listen(self, sockets: list[socket.socket], clients: asyncio.TaskGroup) -> None:
         keepalive_s = self.settings.timeouts.keepalive_s
         self.listeners = [
-            Listener(settings, routes, sock, self.reception, clients, keepalive_s)
+            Listener(settings, routes, sock, self.canaries, clients, keepalive_s)
             for settings, routes, sock in zip(
                 self.settings.listeners, self.routes, sockets, strict=True
             )
@@ -320,6 +336,12 @@ class Front:
 
     def _host_wanted(self, _host: Host, _before: Wish) -> None:
         self.placer.host_turned()
+
+    def _doors(self) -> list[Door]:
+        """The listeners that the canary may come to."""
+        if self.stopping.is_set():
+            return []
+        return [Door(it.settings.name, it.bound, it.routes) for it in self.listeners]
 
     def _host_moved(self, host: Host) -> None:
         log.info("host_resolved", extra={"host": host.name, "address": str(host.address)})

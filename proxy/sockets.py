@@ -47,10 +47,17 @@ def prepare(sock: socket.socket, keepalive_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
-async def connect(address: Address, until: float = inf) -> socket.socket:
-    """A connected non-blocking socket to a numeric address."""
+def unconnected(address: Address) -> socket.socket:
+    """A non-blocking socket that can be connected to a numeric address."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+
+async def connect(
+    address: Address, until: float = inf, own: socket.socket | None = None
+) -> socket.socket:
+    """A connected non-blocking socket to a numeric address; `own`, where the caller made one."""
+    sock = own or unconnected(address)
     try:
         code = sock.connect_ex((address.host, address.port))
         if code == errno.EINPROGRESS:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from proxy.affinity.store import AffinityStore, PinKey
 from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.canary import Canary
 from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
+from proxy.control.inventory import Inventory
 from proxy.control.live import RelayState, Sample, Sources
 from proxy.control.metrics import CONTENT_TYPE, Metrics
 from proxy.control.names import user_names
@@ -40,6 +42,8 @@ class Views:
     settings: Settings
     metrics: Metrics
     health: HealthMonitor
+    inventory: Inventory
+    canary: Canary
     pools: Mapping[str, Pool]
     table: ConnectionTable
     relays: RelayPool
@@ -71,7 +75,13 @@ class Views:
         names = user_names(self.settings.log.users)
         pins = PinDesk(self.store, lambda: self.pools, self._records_of, names, self.wall)
         views = AdminViews(
-            self.health.snapshot, self._hosts, self._records, pins, self.wills, self.wall
+            self.health.snapshot,
+            self._hosts,
+            self._records,
+            pins,
+            self.wills,
+            self.wall,
+            self.inventory.routes() | self.canary.routes(),
         )
         return admin_routes(views, self.settings.admin)
 
@@ -100,7 +110,12 @@ class Views:
             pins=self.store.size,
             held=lambda: self.placer.held,
             shared=lambda: len(self.shared),
-            parts=(self._lifespans, self.wills.samples),
+            parts=(
+                self._lifespans,
+                self.wills.samples,
+                self.inventory.samples,
+                self.canary.samples,
+            ),
         )
 
     def _lifespans(self) -> list[Sample]:

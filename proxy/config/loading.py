@@ -68,6 +68,13 @@ def warnings(settings: Settings) -> list[str]:
             found.append(f"pool {pool.name!r}: no listener leads to it")
         if all(host.weight == 0 for host in pool.hosts):
             found.append(f"pool {pool.name!r}: all weights are 0, new clients find no host")
+        if settings.canary.interval_s is not None:
+            found += [
+                f"host {host.name!r}: the canary cannot test it, tokens hold no IPv6 address"
+                for host in pool.hosts
+                if ":" in host.address.host
+                and all(":" in name.host for name in host.token_addresses)
+            ]
     bind = settings.admin.bind
     if isinstance(bind, Address) and not _is_loopback(bind):
         found.append(f"admin.bind: {bind} shows clients' addresses to whoever reaches it")

@@ -2,6 +2,7 @@
 
     GET /v1/hosts
     GET /v1/connections?client=&host=&pool=&limit=
+    GET /v1/certificates, /v1/canary, see `control.inventory` and `control.canary`
     …   /v1/pins, see `control.pins`
     PUT /v1/hosts/…, see `control.wills`
 
@@ -16,7 +17,7 @@ import asyncio
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,8 @@ class HealthView(Protocol):
     def cause(self) -> Cause | None: ...
     @property
     def checked_s(self) -> float | None: ...
+    @property
+    def answered_s(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class AdminViews:
         pins: the table, in an operator's hand.
         wills: what is wanted of the hosts, likewise.
         wall: seconds since the epoch.
+        more: routes of parts that show themselves.
     """
 
     health: Callable[[], Iterable[HealthView]]
@@ -68,6 +72,7 @@ class AdminViews:
     pins: PinDesk
     wills: WillDesk
     wall: Callable[[], float]
+    more: Mapping[str, Handler] = field(default_factory=dict)
 
 
 def admin_routes(views: AdminViews, settings: AdminSettings) -> dict[str, Handler]:
@@ -88,6 +93,7 @@ def admin_routes(views: AdminViews, settings: AdminSettings) -> dict[str, Handle
         "/v1/connections": lambda request: _connections(views, request),
         **views.pins.routes(),
         **views.wills.routes(),
+        **views.more,
     }
     may_change = is_unix or bearer is not None
     return {
@@ -147,7 +153,6 @@ async def _hosts(views: AdminViews, request: Request) -> Answer:
 
 
 def _host(host: Host, health: HealthView | None) -> dict[str, object]:
-    checked_s = health.checked_s if health else None
     return {
         "pool": host.pool,
         "host": host.name,
@@ -156,8 +161,13 @@ def _host(host: Host, health: HealthView | None) -> dict[str, object]:
         "since_s": round(health.since_s, 3) if health else None,
         "failures": health.failures if health else None,
         "cause": health.cause if health else None,
-        "checked_s_ago": None if checked_s is None else round(checked_s, 3),
+        "checked_s_ago": _rounded(health.checked_s) if health else None,
+        "answered_client_s_ago": _rounded(health.answered_s) if health else None,
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 async def _connections(views: AdminViews, request: Request) -> Answer:

@@ -28,7 +28,9 @@ from proxy.routing.will import Will
 from proxy.server.record import ConnectionRecord
 
 OTHER = "other"  # where a label has no value
-LIVE_COUNTERS = frozenset({"bytes_total"})  # counted by those who own them
+LIVE_COUNTERS = frozenset(
+    {"bytes_total", "host_certificate_changes_total"}
+)  # counted by those who own them
 
 _PINS_TIMEOUT_S = 1.0
 
@@ -114,13 +116,14 @@ class Live(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
-        """Every gauge, also where nothing can be said of it now."""
+        """Every series, also where nothing can be said of it now."""
         shown = set()
         for family in self._families():
             shown.add(family.name)
             yield family
         for name, series in SERIES.items():
-            if series.kind == "gauge" and PREFIX + name not in shown:
+            is_live = series.kind == "gauge" or name in LIVE_COUNTERS
+            if is_live and PREFIX + name.removesuffix("_total") not in shown:
                 yield _family(name)
 
     def _families(self) -> Iterator[Metric]:

@@ -128,6 +128,33 @@ SERIES: dict[str, Series] = {
     "host_drain_deadline_timestamp_seconds": Series(
         "gauge", ("pool", "host"), "When a drain that has a deadline should be over, Unix time."
     ),
+    "host_certificate_not_after_timestamp_seconds": Series(
+        "gauge", ("pool", "host"), "When the certificate that a host shows ends, Unix time."
+    ),
+    "host_certificate_info": Series(
+        "gauge",
+        ("pool", "host", "fingerprint", "self_signed"),
+        "1; the certificate that a host shows, by its SHA-256 fingerprint.",
+    ),
+    "host_certificate_changes_total": Series(
+        "counter", ("pool", "host"), "How many times a host showed another certificate than before."
+    ),
+    "pool_certificates_distinct": Series(
+        "gauge",
+        ("pool",),
+        "How many certificates the hosts of a pool show; absent until each of them was heard of.",
+    ),
+    "host_negotiation_info": Series(
+        "gauge",
+        ("pool", "host", "answer", "flags", "tls"),
+        "1; what a host selects or refuses with, what it says it can do, and its TLS version.",
+    ),
+    "canary_up": Series(
+        "gauge",
+        ("pool", "host"),
+        "1 while a connection with the host's token meets the host's own certificate; absent where "
+        "the canary does not try the host.",
+    ),
     "held_clients": Series("gauge", (), "Clients that wait because no host of their pool is up."),
     "shared_sources": Series(
         "gauge", (), "Sources that turned out to be many people (affinity.shared_after)."

@@ -6,10 +6,12 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Coroutine
+from typing import Protocol
 
 from proxy import sockets
+from proxy.address import Address
 from proxy.routing.pool import Routes
-from proxy.server.connection import Reception
 from proxy.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,14 @@ log = logging.getLogger(__name__)
 _ACCEPTS_A_WAKE = 64  # then others have their turn
 _PAUSE_S = 0.1  # when no further socket can be had: clients wait in the kernel's queue
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Receiver(Protocol):
+    """Whom the listener gives its clients to; a `Reception` is one."""
+
+    def receive(
+        self, listener: ListenerSettings, routes: Routes, sock: socket.socket, peer: Address
+    ) -> Coroutine[None, None, None]: ...
 
 
 class Listener:
@@ -27,7 +37,7 @@ class Listener:
         settings: ListenerSettings,
         routes: Routes,
         sock: socket.socket,
-        reception: Reception,
+        reception: Receiver,
         tasks: asyncio.TaskGroup,
         keepalive_s: float,
     ) -> None:
@@ -40,6 +50,11 @@ class Listener:
         self._paused: asyncio.TimerHandle | None = None
         sock.setblocking(False)
         sockets.prepare(sock, keepalive_s)  # inherited by every client's
+
+    @property
+    def bound(self) -> Address:
+        """Where it listens, with the port that was found for port 0."""
+        return sockets.peer_of(self._sock.getsockname())
 
     def open(self) -> None:
         """Accept clients from now on."""

@@ -241,7 +241,8 @@ class Placer:
         except BaseException:
             host.live -= 1
             raise
-        self.observer.host_answered(host.pool, host.name)
+        if visit.record.answer is not None:  # anything else than RDP's answer speaks for no host
+            self.observer.host_answered(host.pool, host.name)
         return Placed(host, server)
 
     async def _claim(self, visit: Visit, host: Host, expected: str | None) -> str:

@@ -21,6 +21,7 @@ from proxy.routing.model import Reason, RepinCause, TokenFate
 from proxy.routing.signs import Sign
 
 PACKED_MAX_BYTES = 512
+CANARY_RECORD = b"canary"  # instead of a packed one: no front adopts its own test connections
 _PACKED_VERSION = 1
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -185,7 +186,7 @@ class Observer(Protocol):
         """`record.ending` is set. Follows every connection_accepted exactly once."""
 
     def host_answered(self, pool: str, host: str) -> None:
-        """A session host answered a client."""
+        """A session host answered a client with a Connection Confirm."""
 
     def host_failed(self, pool: str, host: str, cause: Cause) -> None:
         """A session host refused, reset or stayed silent towards a client."""

@@ -20,7 +20,7 @@ from proxy.routing.key import affinity_key
 from proxy.routing.model import Reason
 from proxy.routing.pool import Host, Pool
 from proxy.server.gate import Gate
-from proxy.server.record import ConnectionRecord, Ending, Observer, Phase
+from proxy.server.record import CANARY_RECORD, ConnectionRecord, Ending, Observer, Phase
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,8 @@ class ConnectionTable:
                 del self._by_key[key]
 
     def _adopt(self, told: Row) -> Established | None:
+        if told.record == CANARY_RECORD:
+            return None
         try:
             record = ConnectionRecord.unpack(told.conn_id, told.record)
         except ValueError as error:

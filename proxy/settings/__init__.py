@@ -17,6 +17,7 @@ from pydantic import Field
 from proxy.settings.node import (
     AdminSettings,
     AffinitySettings,
+    CanarySettings,
     LimitSettings,
     ListenerSettings,
     LogFormat,
@@ -55,6 +56,7 @@ __all__ = [
     "AffinityKeyKind",
     "AffinitySettings",
     "Balance",
+    "CanarySettings",
     "HealthCheck",
     "HealthSettings",
     "HostDown",
@@ -90,6 +92,7 @@ class Settings(Section):
     listeners: tuple[ListenerSettings, ...] = Field(min_length=1)
     pools: tuple[PoolSettings, ...] = Field(min_length=1)
     affinity: AffinitySettings = AffinitySettings()
+    canary: CanarySettings = CanarySettings()
     metrics: MetricsSettings = MetricsSettings()
     admin: AdminSettings = AdminSettings()
     relay: RelaySettings = RelaySettings()

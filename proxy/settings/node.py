@@ -120,6 +120,15 @@ class AffinitySettings(Section):
         return self
 
 
+class CanarySettings(Section):
+    """Test connections through the proxy's own listeners: would a redirection work now?"""
+
+    interval_s: Annotated[float | None, duration(1, DAY_S, word="off")] = None
+    """How often each host is tried by a connection that comes as a redirected client does, with the
+    host's token, and whose certificate must be the host's own. Hosts log each of them; `off` sends
+    none."""
+
+
 class MetricsSettings(Section):
     """The read-only HTTP endpoint for monitoring."""
 

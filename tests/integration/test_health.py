@@ -13,6 +13,7 @@ import pytest
 from proxy import sockets
 from proxy.address import Address
 from proxy.control.health import HealthMonitor, HostHealth
+from proxy.control.inventory import Inventory
 from proxy.errors import Cause
 from proxy.lab.farm import Farm
 from proxy.lab.session_host import Stage
@@ -31,9 +32,12 @@ class Watch:
             HostSettings(name=host.name, address=host.address) for host in farm.hosts.values()
         )
         self.pool = Pool(PoolSettings(name="desktops", hosts=hosts, health=health))
+        self.inventory = Inventory([self.pool], lambda: 1_800_000_000.0)
         self.turns: list[tuple[str, bool, Cause | None]] = []
         self._moved = asyncio.Event()
-        self.monitor = HealthMonitor([self.pool], self._turned, rng=random.Random(3))
+        self.monitor = HealthMonitor(
+            [self.pool], self._turned, self.inventory.checked, rng=random.Random(3)
+        )
 
     def _turned(self, host: Host, up: bool, cause: Cause | None) -> None:
         self.turns.append((host.name, up, cause))
@@ -105,6 +109,8 @@ async def test_tls_checks_know_each_hosts_certificate_and_log_nobody_in() -> Non
             assert (result.ok, result.detail) == (True, "")
             assert result.certificate == host.certificate.der
             assert result.fingerprint == host.certificate.fingerprint
+            shown = watch.inventory.hosts_that_show(host.certificate.fingerprint)
+            assert shown == [f"desktops/{host.name}"]
             stages = {visit.stage for visit in host.visits if not visit.open}
             assert stages <= {Stage.TLS}
             assert {visit.line for visit in host.visits} <= {None}

@@ -14,6 +14,7 @@ import pytest
 from proxy import __version__, cli
 from proxy.control.http import Readiness
 from proxy.control.names import KEY_FILE, hash_user, load_key
+from proxy.lab.farm import Farm
 from tests.unit.control.farm import FARM
 from tests.unit.control.test_http import public, serving
 from tests.unit.rdp_proxy import rdp_proxy
@@ -126,6 +127,35 @@ def test_explain_says_why_a_request_is_none(
     assert told.startswith("rdp-proxy: ")
     assert words in told
     assert told.count("\n") == 1
+
+
+async def test_probe_is_0_with_a_certificate_and_1_with_the_reason_without() -> None:
+    async with Farm.start(hosts=1, base="127.78.6.") as farm:
+        host = farm.hosts["rdsh01"]
+        done = await asyncio.to_thread(rdp_proxy, "probe", str(host.address))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"sha256       {host.certificate.fingerprint}" in done.stdout.splitlines()
+        await host.kill()
+        done = await asyncio.to_thread(rdp_proxy, "probe", str(host.address), "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert json.loads(done.stdout)["cause"] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["10.0.0"], 2, "'10.0.0' is not an IPv4 address"),
+        (["10.0.0.1", "--timeout", "5"], 2, "its unit is missing, as in 5s"),
+        (["nobody.invalid"], 1, "nobody.invalid: "),
+    ],
+)
+def test_probe_says_in_one_line_what_is_wrong(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["probe", *words]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_a_routing_token_goes_both_ways() -> None:

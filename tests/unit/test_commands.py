@@ -15,8 +15,11 @@ from proxy.address import Address
 from proxy.affinity.store import NEVER, PinKey
 from proxy.control import pins
 from proxy.control.admin import admin_routes
+from proxy.control.probe import ProbeResult
+from proxy.lab.certificates import self_signed
 from proxy.routing.will import Pins, Will, Wish
 from proxy.settings import AdminSettings, UnixPath
+from proxy.wire.x224 import NegotiationResponse
 from tests.unit.control.farm import FARM, connection
 from tests.unit.control.test_http import serving
 from tests.unit.control.test_pins import ALICE, BY_SOURCE, NOW, OWN, Desk, opened
@@ -59,6 +62,25 @@ async def test_hosts_are_a_table_for_people(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("desk")
 async def test_text_of_clients_is_no_markup_of_the_table(tmp_path: Path) -> None:
     assert "[bold]alice" in "".join(await said(tmp_path, "connections", "--client", "[bold]alice"))
+
+
+async def test_certificates_are_a_table_with_dashes_for_what_is_unknown(
+    desk: Desk, tmp_path: Path
+) -> None:
+    certificate = self_signed("rdsh01.example")
+    host = desk.pools["desktops"].hosts[0]
+    desk.inventory.checked(
+        host,
+        ProbeResult(True, None, "", 0.0, NegotiationResponse(1, 2), certificate.der, tls="TLSv1.3"),
+    )
+    lines = await said(tmp_path, "certificates", "--pool", "desktops")
+    assert lines[0].split()[:4] == ["pool", "host", "answer", "tls"]
+    assert " ".join(lines[1].split()).startswith(
+        "desktops rdsh01 hybrid TLSv1.3 CN=rdsh01.example rdsh01.example yes 2124-01-01T00:00:00Z"
+    )
+    assert lines[2].split()[:6] == ["desktops", "rdsh02", *"----"]
+    shown = json.loads("".join(await said(tmp_path, "certificates", "--host", "rdsh01", "--json")))
+    assert shown["certificates"][0]["certificate"]["sha256"] == certificate.fingerprint
 
 
 async def test_pins_are_listed_and_the_rest_is_told(desk: Desk, tmp_path: Path) -> None:

@@ -150,6 +150,17 @@ def test_what_is_hardly_meant_is_warned_of() -> None:
     ]
 
 
+def test_hosts_that_the_canary_cannot_test_are_told() -> None:
+    text = SMALLEST + (
+        "      - {name: six, address: '[2001:db8::6]:3389'}\n"
+        "      - {name: both, address: '[2001:db8::7]:3389', token_addresses: [192.0.2.7]}\n"
+    )
+    assert config.warnings(config.loads(text)) == []
+    assert config.warnings(config.loads(text + "canary: {interval: 1m}\n")) == [
+        "host 'six': the canary cannot test it, tokens hold no IPv6 address"
+    ]
+
+
 @pytest.mark.parametrize("bind", ["127.0.0.1:9390", "[::1]:9390", "unix:admin.sock", "off"])
 def test_an_admin_interface_of_this_machine_alone_needs_no_warning(bind: str) -> None:
     assert config.warnings(config.loads(f"{SMALLEST}admin: {{bind: '{bind}'}}\n")) == []

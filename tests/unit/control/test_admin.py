@@ -14,6 +14,7 @@ from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import Pin, PinKey
 from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.inventory import Inventory
 from proxy.control.pins import PinDesk
 from proxy.errors import Cause, StoreError
 from proxy.routing.pool import Host, Pool
@@ -30,6 +31,7 @@ TCP = AdminSettings(bind=Address("127.0.0.1", 0))
 CALLS = [
     ("GET", "/v1/hosts"),
     ("GET", "/v1/connections"),
+    ("GET", "/v1/certificates"),
     ("GET", "/v1/pins"),
     ("DELETE", "/v1/pins?user=nobody"),
     ("PUT", "/v1/hosts/will?host=rdsh01&will=drain"),
@@ -52,6 +54,7 @@ class _Health:
     failures: int = 3
     cause: Cause | None = Cause.REFUSED
     checked_s: float | None = 0.5
+    answered_s: float | None = None
 
 
 class Proxy:
@@ -71,6 +74,7 @@ class Proxy:
             pins=PinDesk(self.store, dict, lambda _: [], lambda _: {}, lambda: NOW),
             wills=will_desk(self.store, self.pools, lambda: NOW),
             wall=lambda: NOW,
+            more=Inventory(map(Pool, farm().pools), lambda: NOW).routes(),
         )
         return admin_routes(views, settings)
 
@@ -101,6 +105,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "failures": 3,
         "cause": "refused",
         "checked_s_ago": 0.5,
+        "answered_client_s_ago": None,
         "will": "drain",
         "will_since_s": 60.0,
         "pins": "keep",

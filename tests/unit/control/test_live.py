@@ -79,12 +79,12 @@ async def test_bytes_that_an_earlier_front_has_counted_do_not_count_again(house:
 
 async def test_the_samples_of_parts_are_shown_under_the_names_of_the_table(house: House) -> None:
     samples = [
-        Sample("host_up", ("p", "h"), 1.0),
-        Sample("bytes_total", ("p", "h", "up"), 2.0),
-        Sample("host_up", ("p", "i"), 0.0),
+        Sample("pool_certificates_distinct", ("p",), 1.0),
+        Sample("host_certificate_changes_total", ("p", "h"), 2.0),
+        Sample("pool_certificates_distinct", ("q",), 0.0),
     ]
-    house.hosts, house.sources = [], house.sources._replace(parts=(lambda: samples,))
+    house.sources = house.sources._replace(parts=(lambda: samples[:2], lambda: samples[2:]))
     shown = await house.scrape()
-    assert shown["host_up{host=h,pool=p}"] == 1.0
-    assert shown["host_up{host=i,pool=p}"] == 0.0
-    assert shown["bytes_total{direction=up,host=h,pool=p}"] == 2.0
+    assert shown["pool_certificates_distinct{pool=p}"] == 1.0
+    assert shown["pool_certificates_distinct{pool=q}"] == 0.0
+    assert shown["host_certificate_changes_total{host=h,pool=p}"] == 2.0

@@ -16,6 +16,7 @@ from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import NEVER, PinKey
 from proxy.control import pins
 from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.inventory import Inventory
 from proxy.control.pins import PinDesk
 from proxy.routing.pool import Pool
 from proxy.server.record import ConnectionRecord
@@ -37,6 +38,7 @@ class Desk:
         self.store = store
         self.pools = {pool.name: Pool(pool) for pool in farm().pools}
         self.live: dict[PinKey, list[ConnectionRecord]] = {}
+        self.inventory = Inventory(self.pools.values(), lambda: NOW)
         self.endpoint = ""
         self.wished = asyncio.Event()  # something else is wanted of a host
         self.wills = will_desk(store, self.pools, lambda: NOW, self.wished.set)
@@ -62,6 +64,7 @@ class Desk:
             pins=desk,
             wills=self.wills,
             wall=lambda: NOW,
+            more=self.inventory.routes(),
         )
 
     async def ask(self, method: str, path: str = "", status: int = 200, **query: Any) -> Any:

@@ -40,8 +40,8 @@ CONFIRM = encode_connection_confirm(NegotiationResponse(1, 2))
 class SmallHost:
     """A TCP server on 127.0.0.1 that answers each request as its `manner` says.
 
-    Manners: `answer`, `silent` (accepts and says nothing), `close`, `reset`; `refuse` does not
-    listen at all.
+    Manners: `answer`, `noise` (no RDP), `silent` (accepts and says nothing), `close`, `reset`;
+    `refuse` does not listen at all.
     """
 
     def __init__(self, manner: str = "answer") -> None:
@@ -68,6 +68,8 @@ class SmallHost:
             self.requests.append(await loop.sock_recv(sock, 4096))
             if self.manner == "answer":
                 await loop.sock_sendall(sock, CONFIRM)
+            elif self.manner == "noise":
+                await loop.sock_sendall(sock, b"HTTP/1.1 400 Bad Request\r\n\r\n")
             elif self.manner == "reset":
                 sockets.reset(sock)
             elif self.manner == "close":

@@ -68,6 +68,19 @@ async def test_a_host_that_fails_costs_the_client_nothing_but_time(
         assert [host.live for host in farm.pool.hosts] == [0, 0]
 
 
+@pytest.mark.parametrize(("manner", "answered"), [("answer", ["a"]), ("noise", [])])
+async def test_only_a_connection_confirm_speaks_for_a_hosts_health(
+    manner: str, answered: list[str]
+) -> None:
+    async with stage(manner) as farm:
+        visit, far = farm.visit()
+        with visit.client, far:
+            placed = await farm.placer.place(visit)
+            placed.server.close()
+        assert farm.observed.answered == answered
+        assert farm.observed.failed == []
+
+
 async def test_the_loser_of_a_claim_follows_the_winner() -> None:
     async with stage("answer", "answer") as farm:
         get = farm.store.get

@@ -1,0 +1,220 @@
+"""The front-door canary: would a redirection to each host work now?
+
+At an interval it comes to each listener as a redirected client comes, with the token of each host
+of its pools: X.224 and TLS, through the very socket, decision, dial and relay that a client meets.
+The certificate that answers is compared with the host's own. `canaries` in `proxy.server` receives
+it, and keeps it out of everything that counts clients.
+
+- One connection at a time, spread over the interval. A host is tried by each address that a token
+  may name it by, at each listener that leads to it; one fault is enough.
+- Before another certificate is called a fault, the host is asked directly: it may have a new one
+  since the last health check, or its pool has no `check: tls`. The inventory learns the answer.
+- Hosts that health calls down, or that are in maintenance, are not tried: their state is known.
+- A token holds an IPv4 address. A host that has none cannot be tested, and no token can name it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from proxy import sockets
+from proxy.address import Address
+from proxy.control.certificates import read_certificate, time_text
+from proxy.control.http import Answer, Handler, Request, json_answer
+from proxy.control.inventory import Inventory
+from proxy.control.live import Sample
+from proxy.control.probe import ProbeResult, probe_tls, visit_with_token
+from proxy.control.query import only
+from proxy.routing.pool import Host, Routes
+from proxy.server.canaries import Passage
+from proxy.wire.tokens import encode_msts
+
+log = logging.getLogger("proxy")
+
+_FIRST_S = 3.0  # after the start: health checks have heard of most hosts by then
+_IDLE_S = 1.0  # between two looks for something to do
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class Door(NamedTuple):
+    """A listener that is open, and where its tokens lead."""
+
+    name: str
+    address: Address
+    routes: Routes
+
+
+class Way(NamedTuple):
+    """How a redirected client would come to a host."""
+
+    door: Door
+    token_address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found of one host. `fault` is None where all is well.
+
+    Attributes:
+        way: the one with the fault, else the last one tried; None: no token can name the host.
+        at: seconds since the epoch.
+    """
+
+    fault: str | None
+    way: Way | None
+    at: float
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "up": self.fault is None if self.way else None,
+            "listener": self.way.door.name if self.way else None,
+            "token_address": str(self.way.token_address) if self.way else None,
+            "detail": self.fault,
+            "tested_at": time_text(round(self.at)),
+        }
+
+
+@dataclass(slots=True)
+class Canary:
+    """Sends the connections and keeps the verdicts.
+
+    Attributes:
+        interval_s: time for one round over all hosts; None for no rounds. May be changed at any
+            time.
+        doors: the listeners that are open now.
+        expect: announces the address that a canary will come from.
+        wall: seconds since the epoch.
+    """
+
+    interval_s: float | None
+    doors: Callable[[], Iterable[Door]]
+    expect: Callable[[Address], AbstractContextManager[Passage]]
+    inventory: Inventory
+    wall: Callable[[], float]
+    _verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """One round after the other, until cancelled."""
+        await asyncio.sleep(min(_FIRST_S, self.interval_s or _FIRST_S))
+        while True:
+            await self.round()
+
+    async def round(self) -> None:
+        """Try each host once, spread over the interval."""
+        ways = self._ways() if self.interval_s is not None else {}
+        names = [(host.pool, host.name) for host in ways]
+        self._verdicts = {name: self._verdicts[name] for name in names if name in self._verdicts}
+        time = asyncio.get_running_loop().time
+        began = time()
+        for number, (host, its) in enumerate(ways.items(), 1):
+            await self._try(host, its)
+            share = (self.interval_s or 0.0) * number / len(ways)
+            await asyncio.sleep(max(0.0, began + share - time()))
+        if not ways:
+            await asyncio.sleep(_IDLE_S)
+
+    def samples(self) -> Iterator[Sample]:
+        """What a scrape shows."""
+        for name, verdict in self._verdicts.items():
+            if verdict.way is not None:
+                yield Sample("canary_up", name, verdict.fault is None)
+
+    def routes(self) -> dict[str, Handler]:
+        """The route of the admin endpoint."""
+
+        async def canary(request: Request) -> Answer:
+            only(request.query)
+            rows = [
+                {"pool": pool, "host": host, **verdict.as_dict()}
+                for (pool, host), verdict in self._verdicts.items()
+            ]
+            return json_answer({"canary": rows, "interval_s": self.interval_s})
+
+        return {"/v1/canary": canary}
+
+    def _ways(self) -> dict[Host, list[Way]]:
+        """The hosts that serve, and how tokens lead to each."""
+        ways: dict[Host, list[Way]] = {}
+        for door in self.doors():
+            for host in (host for pool in door.routes.pools for host in pool.hosts):
+                if host.serves and host.address is not None:
+                    names = [host.address, *sorted(host.names - {host.address})]
+                    its = ways.setdefault(host, [])
+                    its += [Way(door, name) for name in names if ":" not in name.host]
+        return ways
+
+    async def _try(self, host: Host, ways: Iterable[Way]) -> None:
+        fault: str | None = "no token can name it: tokens hold IPv4 addresses"
+        last: Way | None = None
+        for way in ways:
+            last, fault = way, await self._fault(host, way)
+            if fault is not None:
+                break
+        if not any(self.doors()) or not host.serves:
+            return  # the proxy stops, or the host has turned meanwhile: that says nothing
+        before = self._verdicts.get((host.pool, host.name))
+        self._verdicts[host.pool, host.name] = Verdict(fault, last, self.wall())
+        if last is not None:
+            self._tell(host, last, before.fault if before else None, fault)
+
+    def _tell(self, host: Host, way: Way, before: str | None, fault: str | None) -> None:
+        fields = {"pool": host.pool, "host": host.name, "listener": way.door.name}
+        if fault is not None and fault != before:
+            fields |= {"token_address": str(way.token_address), "detail": fault}
+            log.warning("canary_failed", extra=fields)
+        elif fault is None and before is not None:
+            log.info("canary_passed", extra=fields)
+
+    async def _fault(self, host: Host, way: Way) -> str | None:
+        """What is wrong with this way to the host."""
+        timeout_s = self._timeout_s(host, way)
+        result, passage = await self._visit(way, timeout_s)
+        if passage.refused is not None:
+            return passage.refused
+        if passage.host is None or passage.host.address is None:
+            return f"the listener does not answer: {result.detail}"
+        if passage.host.address != host.address:
+            return f"the token leads to {passage.host.pool}/{passage.host.name}"
+        known = self.inventory.of(host)
+        if result.certificate and known and known.der == result.certificate:
+            return None
+        direct = await probe_tls(passage.host.address, timeout_s)
+        self.inventory.checked(host, direct)
+        if result.certificate is None:
+            # A host of standard security has none, and shows none directly either.
+            same = direct.certificate is None and result.answer == direct.answer is not None
+            return None if same else f"no certificate: {result.detail}"
+        if result.certificate == direct.certificate:
+            return None
+        return f"another certificate answers: {self._owner(result.certificate)}"
+
+    async def _visit(self, way: Way, timeout_s: float) -> tuple[ProbeResult, Passage]:
+        door = way.door.address
+        target = Address(_ANY.get(door.host, door.host), door.port)
+        sock = sockets.unconnected(target)
+        try:
+            sock.bind((target.host, 0))
+        except OSError as error:
+            sock.close()
+            return ProbeResult(False, sockets.cause_of(error), str(error), 0.0), Passage()
+        with self.expect(sockets.peer_of(sock.getsockname())) as passage:
+            connect = partial(sockets.connect, target, own=sock)
+            return await visit_with_token(
+                connect, encode_msts(way.token_address), timeout_s
+            ), passage
+
+    def _timeout_s(self, host: Host, way: Way) -> float:
+        return way.door.routes.pool_named(host.pool).settings.health.timeout_s
+
+    def _owner(self, der: bytes) -> str:
+        certificate = read_certificate(der)
+        owners = self.inventory.hosts_that_show(certificate.sha256)
+        subject = certificate.subject or "a subject that cannot be read"
+        return f"that of {', '.join(owners) or 'no known host'}, {subject}"

@@ -1,0 +1,352 @@
+"""The canary's verdicts, before a front that sends its tokens wherever the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+
+from proxy.address import Address
+from proxy.control.canary import Canary, Door
+from proxy.control.http import Request
+from proxy.control.inventory import Inventory
+from proxy.control.probe import probe_tls
+from proxy.lab.certificates import self_signed
+from proxy.lab.farm import Farm
+from proxy.lab.session_host import SessionHost
+from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.will import Will, Wish
+from proxy.server.canaries import Passage
+from proxy.settings import HealthSettings, HostSettings, ListenerSettings, PoolSettings
+from proxy.wire.x224 import encode_connection_confirm, parse_connection_request
+from tests.integration.running import free_port
+
+NOW = 1_800_000_000.0
+Step = Callable[[Host], Address | str]
+
+
+class House:
+    """A pool of the farm's hosts, a canary, and the front door that it comes to.
+
+    `leads` says for the host that a token names where the front brings it, or why it does not.
+    """
+
+    def __init__(self, farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
+        self.farm = farm
+        hosts = tuple(HostSettings(name=it.name, address=it.address) for it in farm.hosts.values())
+        health = HealthSettings(timeout_s=2.0)
+        self.pool = Pool(PoolSettings(name="desktops", hosts=hosts, health=health))
+        listener = ListenerSettings(name="rdp", bind=Address("0.0.0.0", 0), pool="desktops")
+        self.routes = Routes(listener, {"desktops": self.pool})
+        self.inventory = Inventory([self.pool], lambda: NOW)
+        self.leads: Step = lambda host: host.address or "nowhere"
+        self.passes_as: Host | None = None
+        self.expected: dict[Address, Passage] = {}
+        self.tried: list[Address] = []
+        self.doors: list[Door] = []
+        self.canary = Canary(0.01, lambda: self.doors, self.expect, self.inventory, lambda: NOW)
+        self._caplog = caplog
+        caplog.set_level(logging.INFO, "proxy")
+
+    @contextmanager
+    def expect(self, own: Address) -> Iterator[Passage]:
+        passage = self.expected[own] = Passage()
+        yield passage
+        del self.expected[own]
+
+    async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passage = self.expected[Address(*writer.get_extra_info("peername"))]
+        head = await reader.readexactly(4)
+        data = head + await reader.readexactly(int.from_bytes(head[2:4], "big") - 4)
+        request = parse_connection_request(data)
+        assert hasattr(request, "routing_token")
+        assert request.routing_token is not None
+        host = self.routes.named_by(request.routing_token)
+        assert host is not None
+        assert request.routing_token.address is not None
+        self.tried.append(request.routing_token.address)
+        to = self.leads(host)
+        if isinstance(to, str):
+            passage.refused = to
+        else:
+            passage.host = self.passes_as or host
+            far_reader, far_writer = await asyncio.open_connection(*to)
+            far_writer.write(data)
+            await asyncio.gather(_carry(reader, far_writer), _carry(far_reader, writer))
+        writer.close()
+
+    def host(self, name: str) -> Host:
+        return self.pool.by_name[name]
+
+    def address_of(self, name: str) -> Address:
+        return self.farm.hosts[name].address
+
+    def samples(self) -> dict[str, float]:
+        return {sample.labels[1]: sample.value for sample in self.canary.samples()}
+
+    def events(self) -> list[dict[str, Any]]:
+        told = [vars(record) | {"event": record.message} for record in self._caplog.records]
+        self._caplog.clear()
+        return [event for event in told if event["event"].startswith("canary")]
+
+    async def shown(self) -> list[dict[str, Any]]:
+        answer = await self.canary.routes()["/v1/canary"](Request())
+        rows: list[dict[str, Any]] = json.loads(answer.body)["canary"]
+        return rows
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    except OSError:
+        pass
+    writer.close()
+
+
+@asynccontextmanager
+async def house(
+    caplog: pytest.LogCaptureFixture, base: str, hosts: int = 2
+) -> AsyncIterator[House]:
+    async with Farm.start(hosts=hosts, base=base) as farm:
+        here = House(farm, caplog)
+        server = await asyncio.start_server(here.receive, "127.0.0.1", 0)
+        address = Address("0.0.0.0", server.sockets[0].getsockname()[1])
+        here.doors = [Door("rdp", address, here.routes)]
+        async with server:
+            yield here
+
+
+async def test_hosts_that_answer_their_token_are_up(caplog: pytest.LogCaptureFixture) -> None:
+    async with house(caplog, "127.78.15.") as here:
+        await here.canary.round()
+        assert here.samples() == {"rdsh01": 1, "rdsh02": 1}
+        assert here.events() == []
+        known = here.inventory.of(here.host("rdsh01"))
+        assert known is not None
+        assert known.der == here.farm.hosts["rdsh01"].certificate.der, "asked directly, once"
+        visits = len(here.farm.visits)
+        await here.canary.round()
+        assert len(here.farm.visits) == visits + 2, "and no more"
+        (row, _) = await here.shown()
+        assert row == {
+            "pool": "desktops",
+            "host": "rdsh01",
+            "up": True,
+            "listener": "rdp",
+            "token_address": str(here.address_of("rdsh01")),
+            "detail": None,
+            "tested_at": "2027-01-15T08:00:00Z",
+        }
+
+
+async def test_another_hosts_certificate_is_told_with_its_owner_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.16.") as here:
+        for name in ("rdsh01", "rdsh02"):
+            host = here.host(name)
+            here.inventory.checked(host, await probe_tls(here.address_of(name), 5.0))
+        here.leads = lambda _: here.address_of("rdsh02")
+        await here.canary.round()
+        await here.canary.round()
+        assert here.samples() == {"rdsh01": 0, "rdsh02": 1}
+        (event,) = here.events()
+        assert (event["event"], event["host"], event["listener"]) == (
+            "canary_failed",
+            "rdsh01",
+            "rdp",
+        )
+        said = "another certificate answers: that of desktops/rdsh02, CN=rdsh02"
+        assert event["detail"] == said
+        here.leads = lambda host: host.address or ""
+        await here.canary.round()
+        assert [event["event"] for event in here.events()] == ["canary_passed"]
+        assert here.samples()["rdsh01"] == 1
+
+
+async def test_a_certificate_that_nobody_knows_is_told_as_such(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.17.", hosts=1) as here:
+        stranger = SessionHost(
+            "x", Address("127.78.17.99", 0), self_signed("stranger"), here.farm.broker
+        )
+        await stranger.start()
+        here.leads = lambda _: stranger.address
+        await here.canary.round()
+        (event,) = here.events()
+        assert event["detail"].endswith("that of no known host, CN=stranger")
+        await stranger.kill()
+
+
+async def test_a_certificate_that_changed_since_the_last_check_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.18.", hosts=1) as here:
+        old = await probe_tls(here.address_of("rdsh01"), 5.0)
+        await here.farm.hosts["rdsh01"].kill()
+        new = SessionHost(
+            "rdsh01", here.address_of("rdsh01"), self_signed("rdsh01"), here.farm.broker
+        )
+        await new.start()
+        here.inventory.checked(here.host("rdsh01"), old)
+        await here.canary.round()
+        assert here.samples() == {"rdsh01": 1}
+        assert here.events() == []
+        await new.kill()
+
+
+async def test_what_the_front_refuses_is_told_in_its_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.19.", hosts=1) as here:
+        here.leads = lambda _: "no host of listener rdp has the token's address"
+        await here.canary.round()
+        (event,) = here.events()
+        assert event["detail"] == "no host of listener rdp has the token's address"
+
+
+async def test_a_token_that_leads_to_another_host_is_a_fault_whatever_it_shows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.20.") as here:
+        here.passes_as = here.host("rdsh02")
+        await here.canary.round()
+        assert here.samples() == {"rdsh01": 0, "rdsh02": 1}
+        assert [event["detail"] for event in here.events()] == [
+            "the token leads to desktops/rdsh02"
+        ]
+
+
+async def test_a_listener_that_does_not_answer_is_a_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.21.", hosts=1) as here:
+        here.doors = [here.doors[0]._replace(address=Address("127.0.0.1", free_port()))]
+        await here.canary.round()
+        assert [event["detail"] for event in here.events()] == [
+            "the listener does not answer: no connection: Connection refused"
+        ]
+        elsewhere = Address("192.0.2.1", 3389)  # no address of this machine
+        here.doors = [here.doors[0]._replace(address=elsewhere)]
+        await here.canary.round()
+        (event,) = here.events()
+        assert "Cannot assign requested address" in event["detail"]
+
+
+async def test_a_host_of_standard_security_passes_without_a_certificate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.22.", hosts=1) as here:
+        await here.farm.hosts["rdsh01"].kill()
+
+        async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.write(encode_connection_confirm())
+            await reader.read(100)
+            writer.close()
+
+        address = here.address_of("rdsh01")
+        async with await asyncio.start_server(plain, *address):
+            await here.canary.round()
+            assert here.samples() == {"rdsh01": 1}
+        await here.canary.round()
+        assert here.samples() == {"rdsh01": 0}
+
+
+async def test_each_address_that_a_token_may_name_is_tried_at_each_listener(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.23.", hosts=1) as here:
+        host = here.host("rdsh01")
+        other, third = Address("192.0.2.21", 3389), Address("2001:db8::21", 3389)
+        host.names = host.names | {other, third}
+        here.routes.index()
+        here.doors *= 2
+        await here.canary.round()
+        assert here.tried == [host.address, other] * 2
+        here.tried.clear()
+        here.doors = [here.doors[0]]
+        here.leads = lambda host: "no" if here.tried[-1] == other else host.address or ""
+        await here.canary.round()
+        (event,) = here.events()
+        assert event["token_address"] == str(other)
+
+
+async def test_a_host_without_an_ipv4_address_cannot_be_tested(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.24.", hosts=1) as here:
+        here.host("rdsh01").resolved([Address("2001:db8::21", 3389)])
+        await here.canary.round()
+        assert (here.samples(), here.tried, here.events()) == ({}, [], [])
+        (row,) = await here.shown()
+        assert (row["up"], row["token_address"]) == (None, None)
+        assert row["detail"] == "no token can name it: tokens hold IPv4 addresses"
+
+
+async def test_hosts_that_do_not_serve_are_not_tried_and_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.25.", hosts=3) as here:
+        await here.canary.round()
+        assert len(here.samples()) == 3
+        here.host("rdsh01").up = False
+        here.host("rdsh02").wish = Wish(Will.MAINTENANCE)
+        here.host("rdsh03").wish = Wish(Will.DRAIN)
+        here.tried.clear()
+        await here.canary.round()
+        assert here.tried == [here.address_of("rdsh03")], "a token reaches a host that drains"
+        assert here.samples() == {"rdsh03": 1}
+
+
+async def test_a_host_that_turns_and_a_proxy_that_stops_meanwhile_are_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(caplog, "127.78.26.", hosts=1) as here:
+
+        def goes_down(host: Host) -> str:
+            host.up = False
+            return "the host went down"
+
+        here.leads = goes_down
+        await here.canary.round()
+        assert (here.samples(), here.events()) == ({}, [])
+        here.host("rdsh01").up = True
+
+        def stops(_: Host) -> str:
+            here.doors = []
+            return "the proxy stops"
+
+        here.leads = stops
+        await here.canary.round()
+        assert (here.samples(), here.events()) == ({}, [])
+
+
+async def test_without_an_interval_nothing_is_tried(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.control.canary._IDLE_S", 0.0)
+    async with house(caplog, "127.78.27.", hosts=1) as here:
+        await here.canary.round()
+        here.canary.interval_s = None
+        here.tried.clear()
+        await here.canary.round()
+        assert (here.samples(), here.tried) == ({}, [])
+
+
+async def test_rounds_go_on_until_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    async with house(caplog, "127.78.28.", hosts=1) as here:
+        running = asyncio.create_task(here.canary.run())
+        async with asyncio.timeout(10):
+            while len(here.tried) < 3:  # noqa: ASYNC110 (no event)
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
