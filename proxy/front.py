@@ -18,7 +18,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from proxy.affinity.store import AffinityStore
 from proxy.capacity import default_relays, raise_open_files
@@ -308,22 +308,25 @@ class Front:
             listener.abandon()
 
     async def _drain(self) -> None:
-        """Take nobody new, let those who are here finish until `timeouts.stop`, end the rest."""
+        """Let balancers in front notice, take nobody new, let those who are here finish until
+        `timeouts.stop`, end the rest."""
+        log.info("stopping", extra={"connections": self.gate.connections})
+        await self._while(lambda: True, self.settings.timeouts.stop_lag_s)
         self.views.listening = False
         for listener in self.listeners:
             await self.link.unlisten(listener.settings.bind)
             listener.close()
-        log.info("stopping", extra={"connections": self.gate.connections})
-        await self._connections_end(self.settings.timeouts.stop_s)
+        await self._while(lambda: self.gate.connections > 0, self.settings.timeouts.stop_s)
         self._abandon()
         for conn_id in list(self.table.rows):
             self.relays.close(conn_id, Cause.STOPPED)
         self.hurried = False
-        await self._connections_end(_LAST_ENDINGS_S)
+        await self._while(lambda: self.gate.connections > 0, _LAST_ENDINGS_S)
 
-    async def _connections_end(self, at_most_s: float) -> None:
+    async def _while(self, holds: Callable[[], bool], at_most_s: float) -> None:
+        """Wait while something holds, unless somebody is in a hurry."""
         deadline = asyncio.get_running_loop().time() + at_most_s
-        while self.gate.connections and not self.hurried:
+        while holds() and not self.hurried:
             if asyncio.get_running_loop().time() >= deadline:
                 return
             await asyncio.sleep(0.05)

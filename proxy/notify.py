@@ -20,6 +20,7 @@ class Notifier:
     def __init__(self) -> None:
         self._path = os.environ.get("NOTIFY_SOCKET", "")
         usec = int(os.environ.get("WATCHDOG_USEC", "0")) if self._path else 0
+        self._usec = usec
         self._period_s = usec / 2_000_000
         self.due_at = time.monotonic() if usec else float("inf")
 
@@ -31,10 +32,12 @@ class Notifier:
             with sock, contextlib.suppress(OSError):
                 sock.sendto(text.encode(), path)
 
-    def watchdog(self, now: float) -> None:
-        """The loop turns."""
+    def watchdog(self, now: float, *, stopping: bool = False) -> None:
+        """The loop turns. A stop takes as long as it was configured: the manager's own limit is put
+        off as long as the loop turns."""
         if now >= self.due_at:
-            self.say("WATCHDOG=1")
+            more = f"\nEXTEND_TIMEOUT_USEC={self._usec}" if stopping else ""
+            self.say(f"WATCHDOG=1{more}")
             self.due_at = now + self._period_s
 
 

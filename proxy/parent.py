@@ -108,7 +108,7 @@ class Parent:
         """What is due now: starts, silence, an upgrade's step, the end of a stop, the watchdog."""
         now = time.monotonic()
         house = self._house
-        self._notify.watchdog(now)
+        self._notify.watchdog(now, stopping=self._stops == 1)
         for child in house.children:
             child.flush()
         if self._code is None:

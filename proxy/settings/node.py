@@ -171,8 +171,11 @@ class TimeoutSettings(Section):
     """After one end has finished, how long the other may go on."""
     keepalive_s: Annotated[float, duration(1, 32_767)] = 60.0
     """TCP keepalive on both legs: shorter than what load balancers and firewalls forget after."""
+    stop_lag_s: Annotated[float, duration(0, 600)] = 0.0
+    """After SIGTERM, how long clients are still accepted while `/readyz` says `stopping`: longer
+    than a load balancer in front takes to notice. 0 where there is none."""
     stop_s: Annotated[float, duration(0, 30 * DAY_S)] = 30.0
-    """How long SIGTERM lets open connections go on before they are closed."""
+    """How long, after that, open connections go on before they are closed."""
 
 
 class LimitSettings(Section):

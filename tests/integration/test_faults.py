@@ -182,3 +182,28 @@ async def test_stopping_lets_connections_finish_and_accounts_for_the_rest(tmp_pa
         (line,) = [line for line in proxy.events("connection_ended") if line["cause"] == "stopped"]
         assert line["ending"] == "relay/local/stopped"
         assert line["bytes_down"] > 0
+
+
+async def test_a_balancer_in_front_has_time_to_notice_a_stop_before_clients_are_refused(
+    tmp_path: Path,
+) -> None:
+    async with (
+        Farm.start(hosts=1, redirect="none") as farm,
+        running(farm, tmp_path, timeouts={"stop_lag": "60s", "stop": "60s"}) as proxy,
+        AsyncExitStack() as stack,
+    ):
+        await hold(stack, farm, proxy, 1)
+        proxy.child.send_signal(signal.SIGTERM)
+
+        async def says_so() -> bool:
+            return (await proxy.get("/readyz"))[0] == 503
+
+        await proxy.until(says_so)
+        assert '"reason": "stopping"' in (await proxy.get("/readyz"))[1]
+        late = await log_in(farm, proxy, 2)
+        assert late.ok, late.words()
+        proxy.child.send_signal(signal.SIGTERM)  # a second one ends it at once
+        async with asyncio.timeout(15):
+            assert await proxy.child.wait() == 0
+        endings = [line["ending"] for line in proxy.events("connection_ended")]
+        assert "relay/local/stopped" in endings

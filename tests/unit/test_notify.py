@@ -25,6 +25,8 @@ def test_the_service_manager_is_told_where_it_listens(
         notifier.watchdog(now)
         assert manager.recv(100) == b"WATCHDOG=1"
         assert notifier.due_at == now + 5.0
+        notifier.watchdog(now + 5.0, stopping=True)
+        assert manager.recv(100) == b"WATCHDOG=1\nEXTEND_TIMEOUT_USEC=10000000"
 
 
 def test_a_service_manager_that_is_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
