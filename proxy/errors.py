@@ -53,6 +53,7 @@ class Cause(StrEnum):
     NOT_ALLOWED = "not_allowed"  # source outside `allow`
     LIMIT = "limit"
     NO_HOST = "no_host"
+    HOST_FULL = "host_full"  # max_connections of its host, and no place came free in time
     TOKEN_UNKNOWN_HOST = "token_unknown_host"  # noqa: S105 (a routing token is no secret)
     TOKEN_HOST_DOWN = "token_host_down"  # noqa: S105
     STORE = "store"

@@ -36,7 +36,7 @@ from proxy.observers import Observers
 from proxy.parent_link import ParentLink
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host, Pool, Routes
-from proxy.routing.will import Wish
+from proxy.routing.will import Will, Wish
 from proxy.server.canaries import Canaries
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
@@ -47,6 +47,7 @@ from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
 from proxy.server.shared_sources import SharedSources
 from proxy.server.signs import Signs
+from proxy.server.slow_start import SlowStart
 from proxy.server.table import ConnectionTable
 from proxy.server.wills import WillKeeper
 from proxy.settings import Settings, state_path
@@ -125,6 +126,7 @@ class Front:
             self.shared,
             wall,
         )
+        self.slow_start = SlowStart(self.pools, loop.time)
         self.wills = WillKeeper(
             store,
             node,
@@ -206,6 +208,7 @@ class Front:
                     self.health.run(),
                     self.pins.run(),
                     self.canary.run(),
+                    self.slow_start.run(),
                     self.metrics.watch_loop(),
                     self.store.maintain(),
                 )
@@ -335,9 +338,13 @@ class Front:
 
     def _host_turned(self, host: Host, up: bool, cause: Cause | None) -> None:
         self.log.host_changed(host.pool, host.name, up=up, cause=cause)
+        if up:
+            self.slow_start.begin(host)
         self.placer.host_turned()
 
-    def _host_wanted(self, _host: Host, _before: Wish) -> None:
+    def _host_wanted(self, host: Host, before: Wish) -> None:
+        if before.will is Will.MAINTENANCE and host.will is not Will.MAINTENANCE:
+            self.slow_start.begin(host)
         self.placer.host_turned()
 
     def _doors(self) -> list[Door]:

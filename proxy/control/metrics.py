@@ -62,7 +62,11 @@ _USUAL_ENDINGS = {
         Cause.TIMEOUT,
     ),
     (Phase.REQUEST, Side.LOCAL): (Cause.TLS_REQUIRED,),
-    (Phase.PLACE, Side.LOCAL): (Cause.TOKEN_UNKNOWN_HOST, Cause.TOKEN_HOST_DOWN),
+    (Phase.PLACE, Side.LOCAL): (
+        Cause.TOKEN_UNKNOWN_HOST,
+        Cause.TOKEN_HOST_DOWN,
+        Cause.HOST_FULL,
+    ),
     (Phase.PLACE, Side.SERVER): (Cause.NO_HOST,),
     (Phase.RELAY, Side.CLIENT): (Cause.CLOSED, Cause.RESET, Cause.TIMEOUT),
     (Phase.RELAY, Side.SERVER): (Cause.CLOSED, Cause.RESET, Cause.TIMEOUT),

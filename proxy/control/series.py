@@ -120,6 +120,9 @@ SERIES: dict[str, Series] = {
         ("pool", "host"),
         "1 while all connections to the session host end within 15 s, else 0.",
     ),
+    "host_waiting_clients": Series(
+        "gauge", ("pool", "host"), "Clients that belong to a host and wait, since it is full."
+    ),
     "host_will_since_timestamp_seconds": Series(
         "gauge",
         ("pool", "host"),
@@ -155,7 +158,9 @@ SERIES: dict[str, Series] = {
         "1 while a connection with the host's token meets the host's own certificate; absent where "
         "the canary does not try the host.",
     ),
-    "held_clients": Series("gauge", (), "Clients that wait because no host of their pool is up."),
+    "held_clients": Series(
+        "gauge", (), "Clients that wait: no host of their pool is up, or theirs is full."
+    ),
     "shared_sources": Series(
         "gauge", (), "Sources that turned out to be many people (affinity.shared_after)."
     ),

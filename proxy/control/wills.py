@@ -60,10 +60,11 @@ class WillDesk:
         }
 
     def samples(self) -> Iterator[Sample]:
-        """Since when, and until when: what tells a drain that does not end."""
+        """Since when and until when, which tells a drain that does not end; who waits for a place."""
         for pool in self.pools().values():
             for host in pool.hosts:
                 wish, labels = host.wish, (pool.name, host.name)
+                yield Sample("host_waiting_clients", labels, host.waiting)
                 if wish.since is not None:
                     yield Sample("host_will_since_timestamp_seconds", labels, wish.since)
                 if wish.deadline is not None and wish.will is Will.DRAIN:

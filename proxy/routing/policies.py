@@ -18,7 +18,7 @@ Policy = Callable[[Sequence[Host], str | None], list[Host]]
 
 def least_connections(hosts: Sequence[Host], key: str | None) -> list[Host]:  # noqa: ARG001
     """Fewest connections per weight, counting the one to come; equals take turns."""
-    return sorted(hosts, key=lambda host: ((host.live + 1) / host.weight, -_turn(host)))
+    return sorted(hosts, key=lambda host: ((host.live + 1) / host.share, -_turn(host)))
 
 
 def rendezvous(hosts: Sequence[Host], key: str | None) -> list[Host]:
@@ -45,11 +45,11 @@ POLICIES: dict[Balance, Policy] = {
 }
 
 
-def _turn(host: Host) -> int:
-    return host.credit + host.weight
+def _turn(host: Host) -> float:
+    return host.credit + host.share
 
 
 def _score(key: str, host: Host) -> float:
     digest = blake2b(f"{key}\0{host.name}".encode(errors="surrogateescape"), digest_size=7).digest()
     uniform = (int.from_bytes(digest) + 0.5) / (1 << 56)
-    return -host.weight / log(uniform)
+    return -host.share / log(uniform)

@@ -22,6 +22,8 @@ class Host:
         wish: what the operator wants of it.
         address: where connections to it go; None while its DNS name has no address yet.
         live: connections to it now, those being set up included.
+        waiting: clients that belong here and wait for a place.
+        warmth: from 0 to 1, how far its slow start has come.
         lifespans: whether its connections last.
         credit: its turn in the rotation of its pool (see `Pool.placed`).
     """
@@ -36,6 +38,8 @@ class Host:
         "pool",
         "settings",
         "up",
+        "waiting",
+        "warmth",
         "wish",
     )
 
@@ -46,8 +50,10 @@ class Host:
         self.wish = Wish()
         self.up = True  # until a health check says otherwise: a restart must not refuse anybody
         self.live = 0
+        self.waiting = 0
+        self.warmth = 1.0
         self.lifespans = Lifespans()
-        self.credit = 0
+        self.credit = 0.0
         self.address: Address | None = None
         self.names: frozenset[Address] = frozenset()
         self.resolved([settings.address] if settings.address.is_ip else [])
@@ -62,6 +68,23 @@ class Host:
         return self.settings.weight if weight is None else weight
 
     @property
+    def share(self) -> float:
+        """Its weight as it counts in balancing now."""
+        return self.weight * self.warmth
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more connection is within `max_connections`."""
+        most = self.settings.max_connections
+        return most is None or self.live < most
+
+    @property
+    def full(self) -> bool:
+        """Whether all places are taken, or spoken for by those who wait."""
+        most = self.settings.max_connections
+        return most is not None and self.live + self.waiting >= most
+
+    @property
     def serves(self) -> bool:
         """Whether clients that belong here may come."""
         return self.up and self.will is not Will.MAINTENANCE
@@ -73,7 +96,7 @@ class Host:
     @property
     def ready(self) -> bool:
         """Whether new clients may be balanced here."""
-        return self.up and self.will is Will.READY and self.weight > 0
+        return self.up and self.will is Will.READY and self.weight > 0 and not self.full
 
     def resolved(self, addresses: Sequence[Address]) -> None:
         """Take the addresses that the host's name stands for; the first one is dialled.
@@ -99,7 +122,9 @@ class Pool:
         self.by_name: Mapping[str, Host] = {host.name: host for host in self.hosts}
 
     def ready(self) -> list[Host]:
-        return [host for host in self.hosts if host.ready]
+        """Where new clients may go: to a backup only while nobody else is ready."""
+        ready = [host for host in self.hosts if host.ready]
+        return [host for host in ready if not host.settings.backup] or ready
 
     def placed(self, host: Host) -> None:
         """Advance the rotation: a client was balanced to `host`.
@@ -107,11 +132,10 @@ class Pool:
         Smooth weighted round robin, as nginx does it: everybody who could have served gains its
         weight, the one who serves pays them all, so turns interleave in proportion to weight.
         """
-        total = 0
-        for other in self.hosts:
-            if other.ready:
-                other.credit += other.weight
-                total += other.weight
+        total = 0.0
+        for other in self.ready():
+            other.credit += other.share
+            total += other.share
         host.credit -= total
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ from proxy.routing.pool import Host
 from proxy.routing.will import Hold, Will
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
+from proxy.server.lines import Lines
 from proxy.server.record import Observer, Phase
 from proxy.server.shared_sources import SharedSources
 from proxy.server.visit import Placed, Visit
@@ -41,6 +42,7 @@ class Placer:
         shared: the sources that turned out to be many people.
         wall: seconds since the epoch.
         held: how many clients wait for a host.
+        lines: those of them who wait for a place on a host that is full.
     """
 
     store: AffinityStore
@@ -53,12 +55,14 @@ class Placer:
     shared: SharedSources
     wall: Callable[[], float]
     held: int = 0
+    lines: Lines = field(default_factory=Lines)
     _hosts_turned: asyncio.Event = field(default_factory=asyncio.Event)
 
     def host_turned(self) -> None:
         """Some host came up or went down: clients that wait look again."""
         self._hosts_turned.set()
         self._hosts_turned = asyncio.Event()
+        self.lines.call()
 
     async def place(self, visit: Visit) -> Placed:
         """The host of this client, answered and counted.
@@ -66,9 +70,15 @@ class Placer:
         Raises:
             ProxyError: there is none for it; the record's phase says how far it came.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeouts.no_host_s
+        visit.deadline = asyncio.get_running_loop().time() + self.timeouts.no_host_s
+        try:
+            return await self._place(visit)
+        finally:
+            self._leave_line(visit)
+
+    async def _place(self, visit: Visit) -> Placed:
         while True:
+            placed: Placed | None = None
             visit.record.phase = Phase.PLACE
             decision, pin = await self._decide(visit)
             if decision.reason is Reason.TOKEN_REFUSED:
@@ -78,7 +88,7 @@ class Placer:
                 placed = await self._follow_token(visit, decision)
                 if placed is None:
                     continue
-            else:
+            elif self._is_next(visit, decision):
                 placed = await self._walk(visit, decision, pin)
             if placed is not None:
                 visit.record.host = placed.host.name
@@ -89,9 +99,10 @@ class Placer:
                     raise
                 return placed
             visit.record.phase = Phase.PLACE
-            if loop.time() >= deadline or self.held >= HELD_MAX:
+            if any(host.full for host in visit.pool.hosts):
+                await self._stand_in_line(visit)
+            elif not await self._hold(visit, self._hosts_turned):
                 raise ServerError(Cause.NO_HOST, f"no host of {visit.pool.name} could be had")
-            await self._hold(visit, deadline - loop.time())
 
     async def _decide(self, visit: Visit) -> tuple[Decision, str | None]:
         """The decision, and the host that the affinity table names."""
@@ -169,7 +180,8 @@ class Placer:
         deadline = loop.time() + policy.wait_s
         while True:
             try:
-                placed = await self._dial_named(visit, host)
+                await self._take_place(visit, host, belongs=True)
+                placed = await self._dial(visit, host)
             except ServerError as error:
                 # The client may leave while it waits.
                 visit.record.phase, visit.record.fate = Phase.PLACE, TokenFate.HOST_DOWN
@@ -186,16 +198,11 @@ class Placer:
                 visit.record.fate = TokenFate.HONOURED
             return placed
 
-    async def _dial_named(self, visit: Visit, host: Host) -> Placed:
-        """Health may be wrong about a host; an operator who has taken it out is not."""
-        if host.will is Will.MAINTENANCE:
-            raise ServerError(Cause.REFUSED, f"{host.name} is in maintenance")
-        return await self._dial(visit, host)
-
     async def _walk(self, visit: Visit, decision: Decision, pin: str | None) -> Placed | None:
         """Try the candidates in order, claiming each; None where all of them failed."""
         pool = visit.pool
         expected = pin
+        belongs = {pin} if decision.reason is Reason.PIN else set()
         queue = list(decision.candidates)
         failed: set[Host] = set()
         steps = len(queue) + len(pool.hosts)  # two nodes that disagree must not claim for ever
@@ -213,12 +220,14 @@ class Placer:
                 expected = winner
                 other = pool.by_name.get(winner)
                 if other and other.admits(Hold.LIVE) and other not in failed:
+                    belongs.add(winner)
                     queue[:0] = [other, host]
                 else:
                     queue.insert(0, host)
                 continue
             expected = winner
             try:
+                await self._take_place(visit, host, belongs=winner in belongs)
                 placed = await self._dial(visit, host)
             except ServerError:
                 failed.add(host)
@@ -232,6 +241,7 @@ class Placer:
     async def _dial(self, visit: Visit, host: Host) -> Placed:
         """As `Dialler.dial`, counted on the host and told to health."""
         host.live += 1
+        self._leave_line(visit)
         try:
             server = await self.dialler.dial(visit, host)
         except ServerError as error:
@@ -290,13 +300,60 @@ class Placer:
         visit.table_was_away = True
         self.observer.store_failed()
 
-    async def _hold(self, visit: Visit, at_most_s: float) -> None:
-        """Keep the client for a moment, or until some host turns.
+    def _is_next(self, visit: Visit, decision: Decision) -> bool:
+        """Whoever waits for a place in a full pool goes before those who come."""
+        if decision.reason is Reason.PIN:
+            return True
+        return visit.turn.is_first if visit.turn else self.lines.is_free(visit.pool)
+
+    async def _stand_in_line(self, visit: Visit) -> None:
+        """Wait for a while for a place anywhere in the pool."""
+        turn = visit.turn = visit.turn or self.lines.join(visit.pool)
+        if not await self._hold(visit, turn.called):
+            raise LimitError(Cause.HOST_FULL, f"no place in pool {visit.pool.name} came free")
+        turn.called.clear()
+
+    def _leave_line(self, visit: Visit) -> None:
+        if visit.turn is not None:
+            visit.turn.leave()
+            visit.turn = None
+
+    async def _take_place(self, visit: Visit, host: Host, *, belongs: bool) -> None:
+        """See that the host has a place for this client; one that belongs there waits for it.
+
+        Raises:
+            ServerError: others were quicker, or the operator has taken the host out: health may be
+                wrong about a host, he is not.
+        """
+        if belongs and host.full:
+            await self._wait_for_place(visit, host)
+        elif host.full:
+            raise ServerError(Cause.HOST_FULL, f"{host.name} is full")
+        if host.will is Will.MAINTENANCE:
+            raise ServerError(Cause.REFUSED, f"{host.name} is in maintenance")
+
+    async def _wait_for_place(self, visit: Visit, host: Host) -> None:
+        turn = self.lines.join(host)
+        try:
+            while host.serves and not (turn.is_first and host.has_place):
+                if not await self._hold(visit, turn.called):
+                    detail = f"all {host.live} places on {host.name} are taken"
+                    raise LimitError(Cause.HOST_FULL, detail)
+                turn.called.clear()
+        finally:
+            turn.leave()
+
+    async def _hold(self, visit: Visit, earlier: asyncio.Event) -> bool:
+        """Keep the client for a moment; False where it was held long enough.
 
         Real clients burn their retries within seconds when they are closed at once.
         """
+        left_s = visit.deadline - asyncio.get_running_loop().time()
+        if left_s <= 0 or self.held >= HELD_MAX:
+            return False
         self.held += 1
         try:
-            await self.dialler.pause(visit, min(RETRY_S, at_most_s), self._hosts_turned)
+            await self.dialler.pause(visit, min(RETRY_S, left_s), earlier)
         finally:
             self.held -= 1
+        return True

@@ -9,6 +9,7 @@ from proxy.affinity.store import PinKey
 from proxy.routing.key import NO_KEY, AffinityKey, IPAddress
 from proxy.routing.pool import Host, Pool, Routes
 from proxy.routing.will import Hold
+from proxy.server.lines import Turn
 from proxy.server.record import ConnectionRecord
 from proxy.wire.tokens import RoutingToken
 from proxy.wire.x224 import ConnectionRequest
@@ -22,6 +23,8 @@ class Visit:
         token: the token to route by; set to None when the client goes on without it.
         pool, key: where it belongs and what it is pinned under, as of the last decision.
         hold: how firmly it holds its pin, as of the last look.
+        deadline: until when it is held, on the loop's clock.
+        turn: where it stands in line for a place in its pool.
         table_was_away: the affinity table did not answer.
     """
 
@@ -34,6 +37,8 @@ class Visit:
     pool: Pool
     key: AffinityKey = NO_KEY
     hold: Hold = Hold.IDLE
+    deadline: float = 0.0
+    turn: Turn | None = None
     table_was_away: bool = False
 
     def pin_keys(self) -> tuple[PinKey, ...]:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from proxy import notation
 from proxy.address import Address
 from proxy.notation import duration, whole
-from proxy.settings.section import DAY_S, Name, Networks, Section
+from proxy.settings.section import DAY_S, Flag, Name, Networks, Section
 
 
 class Balance(StrEnum):
@@ -108,6 +108,11 @@ class HostSettings(Section):
     """Where it is dialled: IPv4, [IPv6] or DNS name, with the port."""
     weight: Annotated[int, whole(0, 10_000)] = 100
     """Its share of new clients against the other hosts' weights; 0 gets none by balancing."""
+    max_connections: Annotated[int | None, whole(1, 1_000_000, word="off")] = None
+    """Most connections to it from this node. Beyond that nobody is balanced there, and whoever
+    belongs there (pin, token) waits his turn, up to `timeouts.no_host`."""
+    backup: Flag = False
+    """Take new clients only while no other host of the pool is ready."""
     token_addresses: tuple[Annotated[Address, notation.TOKEN_ADDRESS], ...] = ()
     """Further addresses by which the connection broker may call this host in a token (behind NAT,
     a second network card). Without a port, that of `address` counts."""
@@ -132,6 +137,9 @@ class PoolSettings(Section):
     balance: Balance = Balance.LEAST_CONNECTIONS
     """How hosts are ranked for a new client: `least_connections`, `hash` (weighted rendezvous by
     the affinity key) or `round_robin`; all heed the weights."""
+    slow_start_s: Annotated[float | None, duration(1, DAY_S, word="off")] = None
+    """How long the weight of a host grows, from nearly nothing, after it was down or in
+    maintenance; for balancing only."""
     affinity: PoolAffinity = PoolAffinity()
     token: TokenPolicy = TokenPolicy()
     health: HealthSettings = HealthSettings()

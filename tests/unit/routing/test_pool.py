@@ -6,7 +6,7 @@ import pytest
 
 from proxy.address import Address
 from proxy.routing.pool import Host
-from proxy.routing.will import Will, Wish
+from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import HostSettings
 from proxy.wire.tokens import encode_msts, read_token
 from tests.unit.routing.farm import pool, routes, token_for
@@ -116,3 +116,48 @@ def test_turns_are_taken_in_proportion_to_weight_by_those_who_can_serve() -> Non
     farm.hosts[2].up = False
     farm.placed(farm.hosts[0])
     assert [each.credit for each in farm.hosts] == [-100, 100, 0]
+
+
+def test_the_operators_weight_counts_in_place_of_the_configured_one() -> None:
+    each = host(weight=10)
+    each.wish = Wish(weight=0)
+    assert (each.weight, each.ready) == (0, False)
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_pin_lands_where_health_and_the_will_admit_it(up: bool) -> None:
+    each = host()
+    each.up, each.wish = up, Wish(Will.DRAIN, Pins.LIVE)
+    assert [each.admits(hold) for hold in Hold] == [False, up, up]
+
+
+def test_a_full_host_takes_nobody_new_and_its_places_are_for_those_who_wait() -> None:
+    each = host()
+    each.live = 1_000_000
+    assert (each.full, each.has_place, each.ready) == (False, True, True)
+    each.settings = each.settings.model_copy(update={"max_connections": 3})
+    each.live, each.waiting = 2, 0
+    assert (each.full, each.has_place, each.ready) == (False, True, True)
+    each.waiting = 1
+    assert (each.full, each.has_place, each.ready) == (True, True, False)
+    each.live = 3
+    assert (each.full, each.has_place, each.serves) == (True, False, True)
+
+
+def test_a_backup_takes_new_clients_only_while_nobody_else_is_ready() -> None:
+    farm = pool()
+    backup = farm.hosts[0]
+    backup.settings = backup.settings.model_copy(update={"backup": True})
+    assert farm.ready() == list(farm.hosts[1:])
+    farm.hosts[1].up = False
+    assert farm.ready() == [farm.hosts[2]]
+    farm.hosts[2].wish = Wish(Will.DRAIN)
+    assert farm.ready() == [backup]
+    backup.up = False
+    assert farm.ready() == []
+
+
+def test_a_host_that_warms_up_has_a_part_of_its_weight() -> None:
+    each = host(weight=200)
+    each.warmth = 0.25
+    assert (each.share, each.weight, each.ready) == (50, 200, True)
