@@ -67,10 +67,11 @@ def _unknown_key(loc: Loc) -> str:
     key = str(loc[-1])
     sections = dict(walk())
     here = ".".join(step for step in loc[:-1] if isinstance(step, str))
-    meant = did_you_mean(key, keys_of(sections[here]))
     homes = [f"`{path}`" for path, section in sections.items() if key in keys_of(section)]
-    if not meant and len(homes) == 1:
+    if len(homes) == 1:
         meant = f"; its place is {homes[0] if homes != ['``'] else 'the top level'}"
+    else:
+        meant = did_you_mean(key, keys_of(sections[here]))
     return f"unknown key {shown(key)}{_inside(loc[:-1])}{meant}"
 
 

@@ -55,7 +55,10 @@ class WillDesk:
             "deadline_s": None if left_s is None else round(left_s, 3),
             "close": wish.close,
             "weight": host.weight,
+            "share": round(host.share, 3),  # the weight as it counts now
             "connections": host.live,
+            "max_connections": host.settings.max_connections,
+            "waiting": host.waiting,
             "in_use": self.keeper.is_in_use(host),
         }
 

@@ -49,7 +49,12 @@ def test_sections_are_found_alone_and_in_lists() -> None:
 
 
 def test_defaults_are_as_the_file_would_have_them() -> None:
-    assert defaults(HostSettings) == {"weight": 100, "token_addresses": []}
+    assert defaults(HostSettings) == {
+        "weight": 100,
+        "max_connections": "off",
+        "backup": False,
+        "token_addresses": [],
+    }
     assert defaults(PoolSettings)["affinity"]["ttl"] == "72h"
     assert defaults(Settings)["timeouts"]["idle"] == "off"
 

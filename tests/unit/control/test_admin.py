@@ -112,7 +112,10 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "deadline_s": -10.0,
         "close": False,
         "weight": 7,
+        "share": 7.0,
         "connections": 4,
+        "max_connections": None,
+        "waiting": 0,
         "in_use": True,
     }
     assert hosts[0]["since_s"] is None, "health does not know it"

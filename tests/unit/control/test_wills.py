@@ -47,7 +47,10 @@ async def test_a_host_is_drained(desk: Desk) -> None:
         "deadline_s": 28800.0,
         "close": True,
         "weight": 100,
+        "share": 100.0,
         "connections": 3,
+        "max_connections": None,
+        "waiting": 0,
         "in_use": True,
     }
     assert wish(desk) == Wish(Will.DRAIN, Pins.LIVE, NOW, NOW + 28800, close=True)
