@@ -63,7 +63,7 @@ class WillDesk:
         }
 
     def samples(self) -> Iterator[Sample]:
-        """Since when and until when, which tells a drain that does not end; who waits for a place."""
+        """Since when and until when, which tells a drain that does not end; and who waits."""
         for pool in self.pools().values():
             for host in pool.hosts:
                 wish, labels = host.wish, (pool.name, host.name)

@@ -58,13 +58,17 @@ async def test_a_host_is_drained(desk: Desk) -> None:
 
 
 async def test_a_scrape_tells_since_when_and_until_when(desk: Desk) -> None:
-    assert list(desk.wills.samples()) == []
+    samples = {(sample.name, sample.value) for sample in desk.wills.samples()}
+    assert samples == {("host_waiting_clients", 0.0)}
+    desk.pools["tools"].by_name["tool01"].waiting = 2
     await put(desk, "will", host="rdsh01", will="drain", deadline="1h")
     await put(desk, "will", host="rdsh02", will="maintenance", close="true")
-    assert [(name, labels[1], value) for name, labels, value in desk.wills.samples()] == [
+    told = [(name, labels[1], value) for name, labels, value in desk.wills.samples()]
+    assert [sample for sample in told if sample[2]] == [
         ("host_will_since_timestamp_seconds", "rdsh01", NOW),
         ("host_drain_deadline_timestamp_seconds", "rdsh01", NOW + 3600),
         ("host_will_since_timestamp_seconds", "rdsh02", NOW),
+        ("host_waiting_clients", "tool01", 2),
     ]
 
 
