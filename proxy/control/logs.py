@@ -248,6 +248,7 @@ class ConnectionLog:
             **self._user_fields(record.user),
             "reason": record.reason,
             "repin_cause": record.repin_cause,
+            "table": "away" if record.table_was_away else None,
             "token_fate": record.fate if has_token else None,
             "token_address": _text(record.token_address),
             "token": record.token,

@@ -158,7 +158,7 @@ class Reception:
 
     async def _hand_off(self, visit: Visit, placed: Placed) -> None:
         record = visit.record
-        row = Established(record, placed.host, visit.pin_keys(), visit.table_was_away)
+        row = Established(record, placed.host, visit.pin_keys())
         record.phase = Phase.RELAY
         record.bytes_up = len(visit.request.raw)
         self.table.add(row)

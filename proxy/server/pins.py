@@ -58,6 +58,7 @@ class PinKeeper:
     )
     _settling: list[tuple[float, int]] = field(default_factory=list)
     _ended: list[Established] = field(default_factory=list)
+    _unsettled: set[int] = field(default_factory=set)  # placed without the table, by id
 
     async def run(self) -> None:
         """One tick after the other, for ever."""
@@ -118,9 +119,9 @@ class PinKeeper:
         The table wins, counted once, and nothing that lives moves; only a pin to a host that
         cannot serve gives way to the host where the client is.
         """
-        if not row.table_was_away or not row.keys:
+        if row.record.id not in self._unsettled or not row.keys:
             return
-        row.table_was_away = False
+        self._unsettled.remove(row.record.id)
         key, host = row.keys[0], row.record.host
         pinned = pins[key]
         if host is None or pinned == host or row.came_by_token:
@@ -132,19 +133,25 @@ class PinKeeper:
             pins[key] = pin.host
         if pins[key] != host:
             self.observer.pin_disagreed(key.pool)
+            fields = {"pool": key.pool, "host": host, "pinned": pins[key]}
+            log.info("pin_disagreed", extra={"id": f"{row.record.id:016x}", **fields})
 
     def established(self, row: Established) -> None:
         """A connection came (TableWatcher)."""
         self._slice_of(row)[row.record.id] = row
+        if row.record.table_was_away:
+            self._unsettled.add(row.record.id)
         # A little later than the minute, so that the claim of the same login is past it too.
         heapq.heappush(self._settling, (row.record.accepted_at + SETTLED_S + TICK_S, row.record.id))
 
     def gone(self, row: Established) -> None:
         """A connection ended (TableWatcher)."""
         del self._slice_of(row)[row.record.id]
-        is_known = not row.table_was_away and self.wall() - row.record.accepted_at < YOUNG_S
-        if not is_known and len(self._ended) < ENDED_MAX:
+        is_told = not row.record.table_was_away and self.wall() - row.record.accepted_at < YOUNG_S
+        if not is_told and len(self._ended) < ENDED_MAX:
             self._ended.append(row)
+        else:
+            self._unsettled.discard(row.record.id)
 
     def _slice_of(self, row: Established) -> dict[int, Established]:
         return self._slices[row.record.id % SLICES]

@@ -111,7 +111,7 @@ class Placer:
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
         visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
         pin = await self._look_up(visit) if named is None else None
-        balance = Balance.HASH if visit.table_was_away else None
+        balance = Balance.HASH if visit.record.table_was_away else None
         learned = await self.learned.host_of(visit)
         decision = decide(
             Question(
@@ -297,7 +297,7 @@ class Placer:
             self._away(visit)
 
     def _away(self, visit: Visit) -> None:
-        visit.table_was_away = True
+        visit.record.table_was_away = True
         self.observer.store_failed()
 
     def _is_next(self, visit: Visit, decision: Decision) -> bool:

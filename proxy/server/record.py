@@ -63,6 +63,7 @@ class ConnectionRecord:
         collection_alias: the same as the configuration has it; None: it is none of the listener's.
         answer: what the host's Connection Confirm says: `rdp`, `ssl`, `hybrid`, …, or
             `failure_5`; None where it sent something else.
+        table_was_away: it was placed without an answer of the affinity table.
         proxy_address: the proxy's own end towards the host, which Windows' event 131 shows.
         attempts: how many times a host was dialled.
     """
@@ -88,6 +89,7 @@ class ConnectionRecord:
     reason: Reason | None = None
     fate: TokenFate = TokenFate.ABSENT
     repin_cause: RepinCause | None = None
+    table_was_away: bool = False
     attempts: int = 0
     answer: str | None = None
     request_s: float | None = None

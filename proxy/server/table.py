@@ -32,7 +32,6 @@ class Established:
     record: ConnectionRecord
     host: Host | None  # None: the configuration no longer has it
     keys: tuple[PinKey, ...]
-    table_was_away: bool = False  # it was placed without the affinity table
 
     @property
     def came_by_token(self) -> bool:

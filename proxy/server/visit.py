@@ -25,7 +25,6 @@ class Visit:
         hold: how firmly it holds its pin, as of the last look.
         deadline: until when it is held, on the loop's clock.
         turn: where it stands in line for a place in its pool.
-        table_was_away: the affinity table did not answer.
     """
 
     client: socket.socket
@@ -39,7 +38,6 @@ class Visit:
     hold: Hold = Hold.IDLE
     deadline: float = 0.0
     turn: Turn | None = None
-    table_was_away: bool = False
 
     def pin_keys(self) -> tuple[PinKey, ...]:
         """Every entry of the affinity table that speaks of this client, the primary first."""

@@ -78,6 +78,13 @@ def test_a_placed_connection_is_one_line_with_all_that_is_known() -> None:
     }
 
 
+def test_a_placement_without_the_table_says_so() -> None:
+    record = connection()
+    record.table_was_away = True
+    (line,) = written(lambda log: log.connection_placed(record))
+    assert line["table"] == "away"
+
+
 def test_an_ended_connection_says_how_far_who_and_why() -> None:
     record = connection(ending=Ending(Phase.RELAY, Side.SERVER, Cause.RESET), duration_s=3600.5)
     (line,) = written(lambda log: log.connection_ended(record))

@@ -42,10 +42,13 @@ class Keeping:
         self.table.watchers.append(self.keeper)
         self._ids = iter(range(1, 1000))
 
-    def connect(self, host: str, reason: Reason = Reason.PIN) -> Established:
+    def connect(
+        self, host: str, reason: Reason = Reason.PIN, *, blind: bool = False
+    ) -> Established:
         at = Address("203.0.113.7", 5)
         record = ConnectionRecord(next(self._ids), "rdp", at, at, self.clock.now)
         record.pool, record.host, record.reason = "desktops", host, reason
+        record.table_was_away = blind
         row = Established(record, self.pools["desktops"].by_name[host], (KEY,))
         self.table.add(row)
         return row
@@ -105,8 +108,7 @@ async def test_connections_that_ended_while_the_table_was_away_are_told_when_it_
     k: Keeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SqliteStore, "is_up", False)
-    blind = k.connect("a")
-    blind.table_was_away = True
+    blind = k.connect("a", blind=True)
     k.table.drop(blind)
     row = k.connect("b")
     k.clock.now += HOUR
@@ -125,8 +127,7 @@ async def test_those_that_ended_without_the_table_count_where_it_says_otherwise(
     k: Keeping,
 ) -> None:
     await k.store.claim(KEY, "a", expected=None, ttl_s=600)
-    row = k.connect("b")
-    row.table_was_away = True
+    row = k.connect("b", blind=True)
     k.table.drop(row)
     for _ in range(2):
         await k.tick()
@@ -220,10 +221,8 @@ def test_pins_are_touched_often_enough_for_the_shortest_ttl(k: Keeping) -> None:
 
 async def test_what_nodes_could_not_agree_on_is_counted_once_and_nothing_moves(k: Keeping) -> None:
     await k.store.claim(KEY, "a", expected=None, ttl_s=600)
-    row = k.connect("b")
-    row.table_was_away = True
-    same = k.connect("a")
-    same.table_was_away = True
+    row = k.connect("b", blind=True)
+    same = k.connect("a", blind=True)
     for _ in range(2):
         await k.tick([row, same])
     assert k.observed.disagreed == ["desktops"]
@@ -235,8 +234,7 @@ async def test_a_pin_to_a_host_that_cannot_serve_gives_way_to_where_the_client_i
 ) -> None:
     await k.store.claim(KEY, "a", expected=None, ttl_s=600)
     k.pools["desktops"].by_name["a"].up = False
-    row = k.connect("b")
-    row.table_was_away = True
+    row = k.connect("b", blind=True)
     await k.tick([row])
     assert await k.host() == "b"
     assert k.observed.disagreed == []
