@@ -157,7 +157,7 @@ class Placer:
             self._away(visit)
             known = self.known(key)
             visit.hold = Hold.LIVE if known else Hold.IDLE
-            return known or self.store.recall(key)
+            return self.store.recall(key) or known
         if pin is None:
             return None
         visit.hold = self._hold_of(pin)

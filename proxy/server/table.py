@@ -87,8 +87,11 @@ class ConnectionTable:
         return list(self._by_key[key].values()) if key in self._by_key else []
 
     def host_of(self, key: PinKey) -> str | None:
-        """Where the newest live connection of a key is: what this node knows by itself."""
-        rows = self.of_key(key)
+        """Where the newest live connection of a key is: what this node knows by itself.
+
+        One that a token brought is asked last: the client's pin may well be elsewhere.
+        """
+        rows = sorted(self.of_key(key), key=lambda row: not row.came_by_token)
         return rows[-1].record.host if rows else None
 
     # What relays say (proxy.relay.hand_off.RelayObserver)

@@ -216,7 +216,7 @@ class Nodes(RuleBasedStateMachine):
             return True
         key = PinKey("desktops", f"source:{client}")
         known = {
-            self.nodes[n].table.host_of(key) or self.nodes[n].placer.store.recall(key) for n in at
+            self.nodes[n].placer.store.recall(key) or self.nodes[n].table.host_of(key) for n in at
         }
         ready = self.nodes[0].pool.ready()
         first = rendezvous(ready, key.key)[0].name if ready else None

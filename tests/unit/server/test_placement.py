@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.affinity.store import NEVER, Pin, PinKey
+from proxy.affinity.store import NEVER, Pin, PinKey, Touch
 from proxy.errors import Cause, ClientError, LimitError, ServerError, StoreError
 from proxy.routing.model import Reason, RepinCause, TokenFate
 from proxy.routing.will import Pins, Will, Wish
@@ -302,11 +302,15 @@ async def test_while_the_table_is_away_clients_go_where_this_node_knows_them() -
         async def away(*_: object, **__: object) -> None:
             raise StoreError("gone")
 
+        touch = farm.store.touch
         for verb in ("get", "claim", "touch", "assign"):
             setattr(farm.store, verb, away)
         farm.known = "c"
         assert (await farm.place()).host == "c"
+        await touch("node", [Touch(ALICE, "a", 600)])
+        assert (await farm.place()).host == "a"
         farm.known = None
+        await farm.store.clear(ALICE)
         assert len({(await farm.place()).host for _ in range(4)}) == 1
         assert farm.observed.store_failures >= 5
         record = await farm.place(line=encode_msts(farm.hosts[1].address))

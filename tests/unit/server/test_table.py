@@ -110,6 +110,16 @@ def test_connections_of_a_relay_that_died_end_with_it(t: Table) -> None:
     assert t.table.host_of(KEY) == "a"
 
 
+def test_where_a_token_brought_a_client_is_known_only_where_nothing_else_is(t: Table) -> None:
+    by_token = t.add()
+    by_token.record.reason, by_token.record.host = Reason.TOKEN, "b"
+    assert t.table.host_of(KEY) == "b"
+    t.add(2)
+    by_token = t.add(3)
+    by_token.record.reason, by_token.record.host = Reason.TOKEN, "b"
+    assert t.table.host_of(KEY) == "a"
+
+
 def test_progress_is_noted_for_who_is_known(t: Table) -> None:
     row = t.add()
     t.table.relay_progress(1, 5, 6)
