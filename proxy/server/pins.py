@@ -147,11 +147,14 @@ class PinKeeper:
     def gone(self, row: Established) -> None:
         """A connection ended (TableWatcher)."""
         del self._slice_of(row)[row.record.id]
-        is_told = not row.record.table_was_away and self.wall() - row.record.accepted_at < YOUNG_S
-        if not is_told and len(self._ended) < ENDED_MAX:
-            self._ended.append(row)
-        else:
+        # What was placed without the table has claimed nothing; a token that did not may be silent:
+        # it would only come before the client's other connections, with another host than theirs.
+        has_spoken = row.came_by_token or not row.record.table_was_away
+        is_young = self.wall() - row.record.accepted_at < YOUNG_S
+        if (is_young and has_spoken) or len(self._ended) >= ENDED_MAX:
             self._unsettled.discard(row.record.id)
+        else:
+            self._ended.append(row)
 
     def _slice_of(self, row: Established) -> dict[int, Established]:
         return self._slices[row.record.id % SLICES]

@@ -134,6 +134,16 @@ async def test_those_that_ended_without_the_table_count_where_it_says_otherwise(
     assert k.observed.disagreed == ["desktops"]
 
 
+async def test_a_short_redirected_connection_does_not_come_before_those_without_a_token(
+    k: Keeping,
+) -> None:
+    k.table.drop(k.connect("b", Reason.TOKEN, blind=True))
+    k.table.drop(k.connect("a", blind=True))
+    await k.tick()
+    assert await k.host() == "a"
+    assert k.observed.disagreed == []
+
+
 async def test_each_live_connection_has_its_turn(
     k: Keeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
