@@ -67,6 +67,7 @@ class Client:
 
     Attributes:
         address: where the user believes the farm is; IPv4.
+        others: further nodes behind the name of the farm: each connection takes the next one.
         source: local address to dial from, the key of source affinity.
         line: what a .rdp file has as loadbalanceinfo, without CRLF; it takes the place of the
             cookie until a redirection replaces it.
@@ -84,6 +85,7 @@ class Client:
     address: Address
     user: str
     directory: Directory
+    others: tuple[Address, ...] = ()
     source: str | None = None
     domain: str = ""
     line: bytes | None = None
@@ -158,6 +160,9 @@ class Client:
         expected: bytes | None = None,
     ) -> AsyncIterator[Link]:
         """One connection up to the checked certificate; the block goes on under its deadline."""
+        if address == self.address:
+            nodes = (self.address, *self.others)
+            address = nodes[len(result.legs) % len(nodes)]
         leg = Leg(step, address, line, self.directory.name_at(tokens.read_token(line).address))
         result.legs.append(leg)
         link: Link | None = None

@@ -38,6 +38,13 @@ async def test_a_user_whose_session_is_here_logs_in_with_a_probe_and_a_login(far
     assert login.line == b"Cookie: mstshash=DOM\\alice"
 
 
+async def test_each_connection_of_a_login_may_come_to_another_node(farm: Farm) -> None:
+    first, *others = (host.address for host in farm.hosts.values())
+    result = await farm.client(first, "alice", others=tuple(others), redirections=0).login()
+    assert result.failure is Failure.UNEXPECTED_CERTIFICATE
+    assert [leg.reached for leg in result.legs] == ["rdsh01", "rdsh02"]
+
+
 async def test_a_long_name_is_cut_to_nine_characters_in_the_cookie(farm: Farm) -> None:
     host = farm.hosts["rdsh01"]
     await farm.client(host.address, "bartholomew").login()
