@@ -10,11 +10,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.servers.network import Machine, Network
+
 DEADLINE_S = 15.0
+_OPEN = ("--protected-mode", "no")  # others than loopback may come: other machines of the test
 
 # Debian has Valkey from version 13 on; where it is installed it is tested too.
 BRANDS = ["redis", *(["valkey"] if shutil.which("valkey-server") else [])]
@@ -56,8 +59,11 @@ class RedisServer:
         port: int | None = None,
         sentinel: bool = False,
         brand: str = "redis",
+        machine: Machine | None = None,
     ) -> None:
-        """Name it; `start` starts it."""
+        """Name it; `start` starts it, on this machine or on another."""
+        self.machine = machine
+        self.host = machine.host if machine else "127.0.0.1"
         self.port = port or free_port()
         self.directory = directory / f"redis-{self.port}"
         self.directory.mkdir()
@@ -69,7 +75,7 @@ class RedisServer:
     @property
     def url(self) -> str:
         """As `affinity.url` has it."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
     def start(self) -> RedisServer:
         """Start it, empty, and wait until it listens."""
@@ -81,10 +87,11 @@ class RedisServer:
         elif not file.exists():
             file.write_text("")
         command = [program(name, name), str(file), "--port", str(self.port)]
-        common = ["--bind", "127.0.0.1", "--dir", str(self.directory), "--daemonize", "no"]
+        common = ["--bind", self.host, "--dir", str(self.directory), "--daemonize", "no"]
+        where = self.machine.prefix if self.machine else ()
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command, *common, *self._options],
+                ["setpriv", "--pdeathsig", "KILL", *where, *command, *common, *self._options],
                 stdout=log,
                 stderr=log,
             )
@@ -98,7 +105,7 @@ class RedisServer:
             assert self._process is not None
             if self._process.poll() is not None:
                 break
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+            with suppress(OSError), socket.create_connection((self.host, self.port), 1.0):
                 return
             time.sleep(0.01)
         log = (self.directory / "log").read_text(errors="replace")
@@ -106,7 +113,14 @@ class RedisServer:
 
     def cli(self, *words: str) -> str:
         """What redis-cli says."""
-        command = [program("redis-cli", "redis-tools"), "-p", str(self.port), *words]
+        command = [
+            program("redis-cli", "redis-tools"),
+            "-h",
+            self.host,
+            "-p",
+            str(self.port),
+            *words,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10.0, check=False)
         return done.stdout.strip()
 
@@ -141,15 +155,24 @@ class RedisFarm:
             server.kill()
 
 
-def start_sentinels(directory: Path, *, down_after_ms: int = 1000) -> tuple[RedisFarm, str]:
-    """A primary, a replica and three Sentinels; and their URL."""
-    primary = RedisServer(directory).start()
-    replica = RedisServer(directory, "--replicaof", "127.0.0.1", str(primary.port)).start()
-    sentinels = [RedisServer(directory, sentinel=True) for _ in range(3)]
+def start_sentinels(
+    directory: Path, *, down_after_ms: int = 1000, network: Network | None = None
+) -> tuple[RedisFarm, str]:
+    """A primary, a replica and three Sentinels; and their URL.
+
+    With a network, each server has a machine of its own on it.
+    """
+    machines = _machines(network)
+    primary = RedisServer(directory, *_OPEN, machine=next(machines)).start()
+    follow = ("--replicaof", primary.host, str(primary.port))
+    replica = RedisServer(directory, *_OPEN, *follow, machine=next(machines)).start()
+    sentinels = [
+        RedisServer(directory, *_OPEN, sentinel=True, machine=next(machines)) for _ in range(3)
+    ]
     farm = RedisFarm([primary, replica, *sentinels])
     for sentinel in sentinels:
         (sentinel.directory / "redis.conf").write_text(
-            f"sentinel monitor table 127.0.0.1 {primary.port} 2\n"
+            f"sentinel monitor table {primary.host} {primary.port} 2\n"
             f"sentinel down-after-milliseconds table {down_after_ms}\n"
             "sentinel failover-timeout table 2000\n"
         )
@@ -162,21 +185,27 @@ def start_sentinels(directory: Path, *, down_after_ms: int = 1000) -> tuple[Redi
         )
     )
     wait_for(lambda: "master_link_status:up" in replica.cli("info", "replication"))
-    hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+    hosts = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in sentinels)
     return farm, f"redis+sentinel://{hosts}/table"
 
 
 def start_cluster(
-    directory: Path, *, replicas: int = 0, timeout_ms: int = 1000
+    directory: Path, *, replicas: int = 0, timeout_ms: int = 1000, network: Network | None = None
 ) -> tuple[RedisFarm, str]:
-    """A Cluster of three primaries, with so many replicas each; and its URL."""
-    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(timeout_ms)]
-    count = 3 * (1 + replicas)
+    """A Cluster of three primaries, with so many replicas each; and its URL.
+
+    With a network, each server has a machine of its own on it.
+    """
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(timeout_ms), *_OPEN]
+    machines = _machines(network)
     servers = [
-        RedisServer(directory, *options, port=free_port(also=10_000)).start() for _ in range(count)
+        RedisServer(
+            directory, *options, port=free_port(also=10_000), machine=next(machines)
+        ).start()
+        for _ in range(3 * (1 + replicas))
     ]
     farm = RedisFarm(servers)
-    addresses = [f"127.0.0.1:{server.port}" for server in servers]
+    addresses = [f"{server.host}:{server.port}" for server in servers]
     servers[0].cli(
         "--cluster", "create", *addresses, "--cluster-replicas", str(replicas), "--cluster-yes"
     )
@@ -189,6 +218,11 @@ def start_cluster(
         )
     )
     return farm, "redis+cluster://" + ",".join(addresses[:2])
+
+
+def _machines(network: Network | None) -> Iterator[Machine | None]:
+    while True:
+        yield network.machine() if network else None
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
