@@ -34,6 +34,7 @@ from proxy.control.query import only
 from proxy.routing.pool import Host, Routes
 from proxy.server.canaries import Passage
 from proxy.wire.tokens import encode_msts
+from proxy.wire.x224 import NegotiationResponse
 
 log = logging.getLogger("proxy")
 
@@ -189,8 +190,8 @@ class Canary:
         self.inventory.checked(host, direct)
         if result.certificate is None:
             # A host of standard security has none, and shows none directly either.
-            same = direct.certificate is None and result.answer == direct.answer is not None
-            return None if same else f"no certificate: {result.detail}"
+            is_plain = result.answer == direct.answer == NegotiationResponse(0, 0)
+            return None if is_plain else f"no certificate: {result.detail}"
         if result.certificate == direct.certificate:
             return None
         return f"another certificate answers: {self._owner(result.certificate)}"

@@ -23,7 +23,14 @@ from proxy.routing.pool import Host, Pool, Routes
 from proxy.routing.will import Will, Wish
 from proxy.server.canaries import Passage
 from proxy.settings import HealthSettings, HostSettings, ListenerSettings, PoolSettings
-from proxy.wire.x224 import encode_connection_confirm, parse_connection_request
+from proxy.wire.x224 import (
+    FailureCode,
+    NegotiationFailure,
+    NegotiationResponse,
+    Protocol,
+    encode_connection_confirm,
+    parse_connection_request,
+)
 from tests.integration.running import free_port
 
 NOW = 1_800_000_000.0
@@ -240,24 +247,35 @@ async def test_a_listener_that_does_not_answer_is_a_fault(
         assert "Cannot assign requested address" in event["detail"]
 
 
-async def test_a_host_of_standard_security_passes_without_a_certificate(
+@pytest.mark.parametrize(
+    ("answer", "up"),
+    [
+        (None, 1),
+        (NegotiationResponse(0, Protocol.SSL), 0),  # and then there is no TLS
+        (NegotiationFailure(FailureCode.SSL_CERT_NOT_ON_SERVER), 0),
+    ],
+)
+async def test_only_a_host_of_standard_security_passes_without_a_certificate(
     caplog: pytest.LogCaptureFixture,
+    answer: NegotiationResponse | NegotiationFailure | None,
+    up: int,
 ) -> None:
     async with house(caplog, "127.78.22.", hosts=1) as here:
         await here.farm.hosts["rdsh01"].kill()
 
         async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read(100)
-            writer.write(encode_connection_confirm())
+            writer.write(encode_connection_confirm(answer))
             await reader.read(100)
             writer.close()
 
         address = here.address_of("rdsh01")
         async with await asyncio.start_server(plain, *address):
             await here.canary.round()
-            assert here.samples() == {"rdsh01": 1}
+            assert here.samples() == {"rdsh01": up}
         await here.canary.round()
         assert here.samples() == {"rdsh01": 0}
+        assert here.events()[0]["detail"].startswith("no certificate: ")
 
 
 async def test_each_address_that_a_token_may_name_is_tried_at_each_listener(
