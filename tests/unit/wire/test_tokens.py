@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from proxy.address import Address
 from proxy.wire import tokens
-from proxy.wire.tokens import TOKEN_FORMATS, RoutingToken, cookie_value, encode_msts, read_token
+from proxy.wire.tokens import (
+    TOKEN_FORMATS,
+    RoutingToken,
+    cookie_value,
+    encode_msts,
+    normal_alias,
+    read_token,
+)
 from tests.fuzz.oracles import ORACLES
 
 DOCUMENTED = [
@@ -198,3 +205,7 @@ def test_only_an_msts_value_without_an_address_is_known_to_its_issuer_alone(
     line: bytes, issued: bool
 ) -> None:
     assert read_token(line).is_issued_by_host is issued
+
+
+def test_an_alias_has_one_spelling() -> None:
+    assert normal_alias(" Full_CAD \0") == normal_alias("full_cad") == "full_cad"
