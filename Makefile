@@ -12,7 +12,7 @@ STAGE := scripts/stage
 UNIT := tests/unit tests/fuzz tests/test_house.py
 
 # System packages, by the tests that use them.
-INTEROP_PACKAGES := freerdp2-shadow-x11 freerdp2-x11 openssl rdesktop xrdp xvfb
+INTEROP_PACKAGES := chromium freerdp2-shadow-x11 freerdp2-x11 openssl rdesktop xrdp xvfb
 DEPLOY_PACKAGES := prometheus systemd
 STORE_PACKAGES := iproute2 redis-sentinel redis-server redis-tools
 BENCH_PACKAGES := haproxy nginx libnginx-mod-stream gcc libc6-dev iproute2

@@ -6,8 +6,10 @@ each request, so that there is no second copy of anything.
 
 from __future__ import annotations
 
+import logging
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.affinity.store import AffinityStore, PinKey
 from proxy.control.admin import AdminViews, admin_routes
@@ -16,8 +18,10 @@ from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
 from proxy.control.inventory import Inventory
 from proxy.control.live import RelayState, Sample, Sources
+from proxy.control.logs import RecentEvents
 from proxy.control.metrics import CONTENT_TYPE, Metrics
 from proxy.control.names import user_names
+from proxy.control.page import PageViews, page_routes
 from proxy.control.pins import PinDesk
 from proxy.control.wills import WillDesk
 from proxy.observers import Observers
@@ -56,6 +60,10 @@ class Views:
     wall: Callable[[], float]
     stopping: Callable[[], bool]
     listening: bool = False
+    recent: RecentEvents = field(default_factory=RecentEvents)
+
+    def __post_init__(self) -> None:
+        logging.getLogger("proxy").addHandler(self.recent)
 
     def servers(self) -> list[HttpServer]:
         """The endpoints that the configuration asks for, not started yet.
@@ -83,7 +91,37 @@ class Views:
             self.wall,
             self.inventory.routes() | self.canary.routes(),
         )
-        return admin_routes(views, self.settings.admin)
+        page = PageViews(
+            socket.gethostname(),
+            self._readiness,
+            lambda: [self._page_row(row) for row in views.host_rows()],
+            views.find_connections,
+            self.metrics.counts,
+            self.recent.newest,
+            self._gauges,
+            self.wall,
+        )
+        return admin_routes(views, self.settings.admin, page_routes(page))
+
+    def _page_row(self, row: Mapping[str, object]) -> Mapping[str, object]:
+        """A host as the page shows it."""
+        host = self.pools[str(row["pool"])].by_name[str(row["host"])]
+        known, verdict = self.inventory.of(host), self.canary.of(host)
+        certificate = known.certificate if known is not None else None
+        return {
+            **row,
+            "certificate": certificate.as_dict() if certificate is not None else None,
+            "canary": verdict.as_dict() if verdict is not None else None,
+            "short_lived": host.lifespans.all_short(self.wall()),
+        }
+
+    def _gauges(self) -> Mapping[str, int]:
+        return {
+            "connections": len(self.table.rows),
+            "clients held": self.placer.held,
+            "relays": len(self.relays.connections),
+            "shared sources": len(self.shared),
+        }
 
     def _readiness(self) -> Readiness:
         hosts = {

@@ -5,6 +5,7 @@
     GET /v1/certificates, /v1/canary, see `control.inventory` and `control.canary`
     …   /v1/pins, see `control.pins`
     PUT /v1/hosts/…, see `control.wills`
+    GET /, the page, see `control.page`
 
 It shows who is connected, names included, so it is served on a unix socket that its owner alone
 may use, or at an address that is best guarded by a bearer token. Without one an address is
@@ -14,6 +15,7 @@ read-only: whoever can reach it, a web page in somebody's browser included, coul
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
@@ -74,12 +76,51 @@ class AdminViews:
     wall: Callable[[], float]
     more: Mapping[str, Handler] = field(default_factory=dict)
 
+    def host_rows(self) -> list[dict[str, object]]:
+        """What is known of each host."""
+        health = {(known.pool, known.host): known for known in self.health()}
+        return [
+            _host(host, health.get((host.pool, host.name))) | self.wills.row(host)
+            for host in self.hosts()
+        ]
 
-def admin_routes(views: AdminViews, settings: AdminSettings) -> dict[str, Handler]:
+    async def find_connections(self, query: Mapping[str, str]) -> dict[str, object]:
+        """Those that the query's filters leave, as many as it asks for, and their number.
+
+        Raises:
+            QueryError: there is no such filter.
+        """
+        only(query, "client", "host", "pool", "limit")
+        at_most = limit(query)
+        client = _client(query)
+        found = []
+        total = 0
+        for number, record in enumerate(list(self.connections())):
+            if number % _ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if query.get("pool", record.pool) != record.pool:
+                continue
+            if query.get("host", record.host) != record.host:
+                continue
+            if client is not None and not _is_client(client, record):
+                continue
+            total += 1
+            if total <= at_most:
+                found.append(_connection(record, self.wall()))
+        return {"connections": found, "total": total}
+
+
+def admin_routes(
+    views: AdminViews, settings: AdminSettings, pages: Mapping[str, Handler] | None = None
+) -> dict[str, Handler]:
     """The routes of the admin endpoint.
 
     With a bearer file each call must bring its token, except on a unix socket, which its mode
     guards. An address without one serves what changes nothing.
+
+    Args:
+        pages: routes for browsers, which bring the token as a password (any user's). They change
+            nothing, so that a browser that remembers the password cannot be made to.
 
     Raises:
         OSError: the bearer file cannot be read, or is empty (which would let everybody in).
@@ -96,9 +137,12 @@ def admin_routes(views: AdminViews, settings: AdminSettings) -> dict[str, Handle
         **views.more,
     }
     may_change = is_unix or bearer is not None
-    return {
+    guarded = {
         route: _guarded(handler if may_change or _only_reads(route) else _refuse, bearer)
         for route, handler in routes.items()
+    }
+    return guarded | {
+        route: _guarded(handler, bearer, scheme="Basic") for route, handler in (pages or {}).items()
     }
 
 
@@ -119,11 +163,13 @@ async def _refuse(_: Request) -> Answer:
     return json_answer({"error": said}, 403)
 
 
-def _guarded(handler: Handler, bearer: str | None) -> Handler:
+def _guarded(handler: Handler, bearer: str | None, *, scheme: str = "Bearer") -> Handler:
+    challenge = {"WWW-Authenticate": 'Basic realm="rdp-proxy"' if scheme == "Basic" else scheme}
+
     async def handle(request: Request) -> Answer:
-        if bearer is not None and not _brings(request, bearer):
+        if bearer is not None and not _brings(request, bearer, scheme):
             body = b'{"error": "a bearer token is needed"}\n'
-            return Answer(body, 401, headers={"WWW-Authenticate": "Bearer"})
+            return Answer(body, 401, headers=challenge)
         try:
             return await handler(request)
         except QueryError as error:
@@ -134,22 +180,22 @@ def _guarded(handler: Handler, bearer: str | None) -> Handler:
     return handle
 
 
-def _brings(request: Request, bearer: str) -> bool:
+def _brings(request: Request, bearer: str, accepted: str) -> bool:
     scheme, _, token = (request.authorization or "").partition(" ")
-    matches = hmac.compare_digest(
-        token.strip().encode("utf-8", "replace"), bearer.encode("utf-8", "replace")
-    )
-    return scheme.lower() == "bearer" and matches
+    brought = token.strip().encode("utf-8", "replace")
+    if scheme.lower() == "basic" and accepted == "Basic":
+        try:
+            brought = base64.b64decode(brought, validate=True).partition(b":")[2]
+        except ValueError:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(brought, bearer.encode("utf-8", "replace"))
 
 
 async def _hosts(views: AdminViews, request: Request) -> Answer:
     only(request.query)
-    health = {(known.pool, known.host): known for known in views.health()}
-    hosts = [
-        _host(host, health.get((host.pool, host.name))) | views.wills.row(host)
-        for host in views.hosts()
-    ]
-    return json_answer({"hosts": hosts})
+    return json_answer({"hosts": views.host_rows()})
 
 
 def _host(host: Host, health: HealthView | None) -> dict[str, object]:
@@ -171,25 +217,8 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 async def _connections(views: AdminViews, request: Request) -> Answer:
-    query = request.query
-    only(query, "client", "host", "pool", "limit")
-    at_most = limit(query)
-    client = _client(query)
-    found = []
-    total = 0
-    for number, record in enumerate(list(views.connections())):
-        if number % _ROWS_AT_ONCE == 0:
-            await asyncio.sleep(0)
-        if query.get("pool", record.pool) != record.pool:
-            continue
-        if query.get("host", record.host) != record.host:
-            continue
-        if client is not None and not _is_client(client, record):
-            continue
-        total += 1
-        if total <= at_most:
-            found.append(_connection(record, views.wall()))
-    return await asyncio.to_thread(json_answer, {"connections": found, "total": total})
+    found = await views.find_connections(request.query)
+    return await asyncio.to_thread(json_answer, found)
 
 
 def _connection(record: ConnectionRecord, now: float) -> dict[str, object]:

@@ -121,6 +121,10 @@ class Canary:
         if not ways:
             await asyncio.sleep(_IDLE_S)
 
+    def of(self, host: Host) -> Verdict | None:
+        """What was found of one host last."""
+        return self._verdicts.get((host.pool, host.name))
+
     def samples(self) -> Iterator[Sample]:
         """What a scrape shows."""
         for name, verdict in self._verdicts.items():

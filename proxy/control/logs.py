@@ -26,6 +26,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self, TextIO
@@ -42,6 +43,8 @@ _QUEUE_LINES = 20_000
 _LAST_LINES_S = 2.0
 _GATHER_S = 0.02
 _BATCH_LINES = 1000
+_RECENT = 100
+_COURSE = frozenset({"connection_placed", "connection_ended"})
 
 Waiting = queue.SimpleQueue[logging.LogRecord | None]
 
@@ -170,6 +173,24 @@ def _lines_lost(lines: int) -> logging.LogRecord:
     return logging.makeLogRecord(
         {"name": log.name, "msg": "log_lines_lost", "lines": lines, **level}
     )
+
+
+class RecentEvents(logging.Handler):
+    """Keeps the last lines that tell more than the course of a connection; in memory only."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._kept: deque[logging.LogRecord] = deque(maxlen=_RECENT)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Keep it or not, without the lock of other handlers: every line comes by."""
+        if record.levelno > logging.INFO or record.msg not in _COURSE:
+            self._kept.append(record)
+        return True
+
+    def newest(self) -> list[dict[str, object]]:
+        """Their fields, the newest line first."""
+        return [fields_of(record) for record in reversed(self._kept)]
 
 
 class ConnectionLog:

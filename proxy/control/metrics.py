@@ -198,6 +198,11 @@ class Metrics:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._write, live)
 
+    def counts(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """What a counter of the table stands at, for each set of its labels."""
+        (family,) = self._families[name].collect()
+        return [(sample.labels, sample.value) for sample in family.samples]
+
     def close(self) -> None:
         """End the thread that writes."""
         self._thread.shutdown(wait=False)

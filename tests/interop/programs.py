@@ -19,6 +19,7 @@ END_S = 3.0  # from SIGTERM to SIGKILL
 
 PACKAGES = {
     "Xvfb": "xvfb",
+    "chromium": "chromium",
     "freerdp-shadow-cli": "freerdp2-shadow-x11",
     "openssl": "openssl",
     "rdesktop": "rdesktop",

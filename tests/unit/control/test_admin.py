@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import base64
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import Pin, PinKey
 from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.http import Answer, Handler, Request
 from proxy.control.inventory import Inventory
 from proxy.control.pins import PinDesk
 from proxy.errors import Cause, StoreError
@@ -57,6 +59,14 @@ class _Health:
     answered_s: float | None = None
 
 
+def basic(user_and_password: str) -> str:
+    return "Basic " + base64.b64encode(user_and_password.encode()).decode()
+
+
+async def empty_page(_: Request) -> Answer:
+    return Answer(b"")
+
+
 class Proxy:
     """What an app would show."""
 
@@ -66,7 +76,9 @@ class Proxy:
         self.connections: list[ConnectionRecord] = []
         self.store: Any = None
 
-    def routes(self, settings: AdminSettings = TCP) -> Any:
+    def routes(
+        self, settings: AdminSettings = TCP, pages: Mapping[str, Handler] | None = None
+    ) -> Any:
         views = AdminViews(
             health=lambda: [_Health()],
             hosts=lambda: self.hosts,
@@ -76,7 +88,7 @@ class Proxy:
             wall=lambda: NOW,
             more=Inventory(map(Pool, farm().pools), lambda: NOW).routes(),
         )
-        return admin_routes(views, settings)
+        return admin_routes(views, settings, pages)
 
     async def ask(self, path: str) -> Any:
         """The JSON of a call that goes well."""
@@ -218,6 +230,34 @@ async def test_every_call_needs_the_bearer_token_where_there_is_one(
                 status, answer = await ask_json(endpoint, path, wrong, method)
                 assert (status, answer) == (401, {"error": "a bearer token is needed"})
             assert (await ask_json(endpoint, path, "geheim-ü", method))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        (basic("operator:geheim"), 200),
+        (basic(":geheim"), 200),
+        ("Bearer geheim", 200),
+        (basic("geheim:"), 401),
+        (basic("operator:falsch"), 401),
+        ("Basic !", 401),
+        ("Basic geheim", 401),
+        (None, 401),
+    ],
+)
+async def test_a_page_takes_the_token_as_a_password(
+    proxy: Proxy, tmp_path: Path, authorization: str | None, status: int
+) -> None:
+    file = tmp_path / "bearer"
+    file.write_text("geheim")
+    settings = AdminSettings(bind=Address("127.0.0.1", 0), bearer_file=str(file))
+    routes = proxy.routes(settings, {"/": empty_page})
+    answer = await routes["/"](Request(authorization=authorization))
+    assert answer.status == status
+    if status == 401:
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    if str(authorization).startswith("Basic"):
+        assert (await routes["/v1/hosts"](Request(authorization=authorization))).status == 401
 
 
 async def test_a_unix_socket_is_guarded_by_its_permissions(proxy: Proxy, tmp_path: Path) -> None:

@@ -141,6 +141,9 @@ async def test_hosts_that_answer_their_token_are_up(caplog: pytest.LogCaptureFix
         await here.canary.round()
         assert len(here.farm.visits) == visits + 2, "and no more"
         (row, _) = await here.shown()
+        verdict = here.canary.of(here.host("rdsh01"))
+        assert verdict is not None
+        assert verdict.as_dict().items() <= row.items()
         assert row == {
             "pool": "desktops",
             "host": "rdsh01",

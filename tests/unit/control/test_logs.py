@@ -14,7 +14,7 @@ import pytest
 
 from proxy.address import Address
 from proxy.control import logs
-from proxy.control.logs import BURST, ConnectionLog, LogWriter
+from proxy.control.logs import BURST, ConnectionLog, LogWriter, RecentEvents
 from proxy.control.names import UserNames, hash_user
 from proxy.errors import Cause, Side
 from proxy.routing.model import TokenFate
@@ -215,6 +215,29 @@ def test_a_sign_is_told_with_its_evidence_and_not_in_floods() -> None:
     }
     assert lines[0]["previous_host"] == "rdsh02"
     assert (more["cause"], more["connections"]) == ("suspected_certificate_mismatch", 5)
+
+
+def test_recent_events_are_those_that_are_no_connections_course() -> None:
+    recent = RecentEvents()
+    logger = logging.getLogger("proxy")
+    logger.addHandler(recent)
+    try:
+        with LogWriter(LogSettings(), io.StringIO()):
+            told = ConnectionLog(UserNames(LogUsers.HASH, KEY), lambda *_: None)
+            for number in range(150):
+                told.connection_placed(connection())
+                told.connection_ended(ended(Cause.CLOSED, Phase.RELAY))
+                told.host_changed("desktops", f"rdsh{number}", up=True)
+            told.connection_ended(ended(Cause.NO_HOST, Phase.PLACE))
+    finally:
+        logger.removeHandler(recent)
+    newest = recent.newest()
+    assert len(newest) == 100
+    assert [(it["event"], it["level"]) for it in newest[:2]] == [
+        ("connection_ended", "warning"),
+        ("host_up", "info"),
+    ]
+    assert newest[1]["host"] == "rdsh149"
 
 
 def test_hosts_that_turn_are_told() -> None:

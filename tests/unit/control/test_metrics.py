@@ -138,6 +138,12 @@ async def test_a_token_whose_connection_no_relay_took_is_counted_too(house: Hous
     assert changed["tokens_total{fate=honoured,listener=rdp}"] == 1.0
 
 
+async def test_a_counter_can_be_read_by_its_labels(house: House) -> None:
+    house.metrics.connection_placed(connection())
+    fates = {labels["fate"]: n for labels, n in house.metrics.counts("tokens_total") if n}
+    assert fates == {"honoured": 1.0}
+
+
 async def test_signs_are_counted_by_host_and_states_are_not(house: House) -> None:
     before = await house.scrape()
     for sign in Sign:
