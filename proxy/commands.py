@@ -31,7 +31,7 @@ class _View(NamedTuple):
     columns: str
 
 
-_HOSTS = _View("hosts", "pool host address up will since weight connections cause")
+_HOSTS = _View("hosts", "pool host address up will since weight connections cause agent")
 _CONNECTIONS = _View(
     "connections",
     "client user pool host reason token_fate answer bytes_up bytes_down duration_s",
@@ -147,6 +147,7 @@ def _hosts(args: argparse.Namespace) -> int:
         for row in answer["hosts"]:
             since_s = row["will_since_s"]
             row["since"] = None if since_s is None else f"{_time(since_s)} ago"
+            row["agent"] = _agent(row["agent"])
         _rows(_HOSTS, answer)
 
     return _print(args, answer, people)
@@ -162,6 +163,14 @@ def _certificates(args: argparse.Namespace) -> int:
         _rows(_CERTIFICATES, answer)
 
     return _print(args, answer, people)
+
+
+def _agent(said: dict[str, Any] | None) -> str | None:
+    """What a host's agent says, much as it said it."""
+    if said is None:
+        return None
+    words = [said["will"], *["down"] * said["down"], f"{said['percent']}%", said["detail"]]
+    return " ".join(filter(None, words))
 
 
 def _wish(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from proxy.affinity.store import AffinityStore
 from proxy.capacity import default_relays, raise_open_files
+from proxy.control.agents import AgentMonitor
 from proxy.control.canary import Canary, Door
 from proxy.control.health import HealthMonitor
 from proxy.control.http import HttpServer
@@ -36,7 +37,7 @@ from proxy.observers import Observers
 from proxy.parent_link import ParentLink
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host, Pool, Routes
-from proxy.routing.will import Will, Wish
+from proxy.routing.will import Will
 from proxy.server.canaries import Canaries
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
@@ -150,6 +151,7 @@ class Front:
             ids.__next__,
         )
         self.canaries = Canaries(self.reception, self.placer.dialler, self.relays)
+        self.agents = AgentMonitor(self.pools, self._host_wanted, random.Random(), loop.time, wall)  # noqa: S311
         self.canary = Canary(
             settings.canary.interval_s, self._doors, self.canaries.expect, self.inventory, wall
         )
@@ -159,6 +161,7 @@ class Front:
             self.health,
             self.inventory,
             self.canary,
+            self.agents,
             self.pools,
             self.table,
             self.relays,
@@ -208,6 +211,7 @@ class Front:
                     self.health.run(),
                     self.pins.run(),
                     self.canary.run(),
+                    self.agents.run(),
                     self.slow_start.run(),
                     self.metrics.watch_loop(),
                     self.store.maintain(),
@@ -342,8 +346,8 @@ class Front:
             self.slow_start.begin(host)
         self.placer.host_turned()
 
-    def _host_wanted(self, host: Host, before: Wish) -> None:
-        if before.will is Will.MAINTENANCE and host.will is not Will.MAINTENANCE:
+    def _host_wanted(self, host: Host, before: Will) -> None:
+        if before is Will.MAINTENANCE and host.will is not Will.MAINTENANCE:
             self.slow_start.begin(host)
         self.placer.host_turned()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from proxy.affinity.store import AffinityStore, PinKey
 from proxy.control.admin import AdminViews, admin_routes
+from proxy.control.agents import AgentMonitor
 from proxy.control.canary import Canary
 from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
@@ -48,6 +49,7 @@ class Views:
     health: HealthMonitor
     inventory: Inventory
     canary: Canary
+    agents: AgentMonitor
     pools: Mapping[str, Pool]
     table: ConnectionTable
     relays: RelayPool
@@ -153,6 +155,7 @@ class Views:
                 self.wills.samples,
                 self.inventory.samples,
                 self.canary.samples,
+                self.agents.samples,
             ),
         )
 

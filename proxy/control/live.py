@@ -101,7 +101,7 @@ class Live(Collector):
         """The values as they are now."""
         pins = await _pins(sources)
         return cls(
-            [(h.pool, h.name, h.up, h.will, h.live) for h in sources.hosts()],
+            [(h.pool, h.name, h.up, h.wish.will, h.live) for h in sources.hosts()],
             list(sources.connections()),
             {key: Carried(sum_.up, sum_.down) for key, sum_ in ended_bytes.items()},
             list(sources.relays()),

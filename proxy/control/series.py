@@ -120,6 +120,15 @@ SERIES: dict[str, Series] = {
         ("pool", "host"),
         "1 while all connections to the session host end within 15 s, else 0.",
     ),
+    "host_agent_up": Series(
+        "gauge", ("pool", "host"), "1 while the agent on the session host answers (health.agent)."
+    ),
+    "host_agent_will": Series(
+        "gauge", ("pool", "host", "will"), "1 for what the agent of a host wants of it, else 0."
+    ),
+    "host_agent_percent": Series(
+        "gauge", ("pool", "host"), "The part of its weight that the agent of a host asks for."
+    ),
     "host_waiting_clients": Series(
         "gauge", ("pool", "host"), "Clients that belong to a host and wait, since it is full."
     ),

@@ -18,6 +18,7 @@ from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.live import Sample
 from proxy.control.query import QueryError, only
 from proxy.notation import duration
+from proxy.routing.agent import AgentWord
 from proxy.routing.pool import Host, Pool
 from proxy.routing.will import WEIGHT_MAX, Pins, Will, Wish
 from proxy.server.wills import WillKeeper
@@ -49,7 +50,8 @@ class WillDesk:
         drains = wish.will is Will.DRAIN
         left_s = None if wish.deadline is None or not drains else wish.deadline - now
         return {
-            "will": host.will,
+            "will": wish.will,
+            "in_force": host.will,  # the agent's, where the operator wants nothing else
             "will_since_s": None if wish.since is None else round(max(0.0, now - wish.since), 3),
             "pins": wish.pins if drains else None,
             "deadline_s": None if left_s is None else round(left_s, 3),
@@ -57,8 +59,9 @@ class WillDesk:
             "weight": host.weight,
             "share": round(host.share, 3),  # the weight as it counts now
             "connections": host.live,
-            "max_connections": host.settings.max_connections,
+            "max_connections": host.max_connections,
             "waiting": host.waiting,
+            "agent": _agent(host),
             "in_use": self.keeper.is_in_use(host),
         }
 
@@ -128,6 +131,20 @@ class WillDesk:
             where = "any pool" if wanted is None else f"pool {wanted!r}"
             raise QueryError(f"there is no host {name!r} in {where}")
         return found
+
+
+def _agent(host: Host) -> dict[str, object] | None:
+    """What the host's own agent has said, where there is one."""
+    said = host.agent
+    if said == AgentWord():
+        return None
+    return {
+        "will": said.will,
+        "down": said.down,
+        "percent": said.percent,
+        "max_connections": said.max_connections,
+        "detail": said.detail,
+    }
 
 
 def _word(words: type[_W], name: str, text: str | None) -> _W:

@@ -108,7 +108,7 @@ def by_pin(question: Question) -> Decision | str:
         cause = RepinCause.GONE
     elif host.will is Will.MAINTENANCE:
         cause = RepinCause.MAINTENANCE
-    elif not host.up:
+    elif not host.alive:
         cause = RepinCause.DOWN
     else:
         cause = RepinCause.DRAIN

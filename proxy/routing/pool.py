@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.address import Address
+from proxy.routing.agent import AgentWord
 from proxy.routing.lifespans import Lifespans
 from proxy.routing.will import Hold, Will, Wish
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings
@@ -20,6 +21,8 @@ class Host:
 
     Attributes:
         wish: what the operator wants of it.
+        agent: what its own agent says of it.
+        up: what health checks say of it.
         address: where connections to it go; None while its DNS name has no address yet.
         live: connections to it now, those being set up included.
         waiting: clients that belong here and wait for a place.
@@ -30,6 +33,7 @@ class Host:
 
     __slots__ = (
         "address",
+        "agent",
         "credit",
         "lifespans",
         "live",
@@ -48,6 +52,7 @@ class Host:
         self.name = settings.name
         self.pool = pool
         self.wish = Wish()
+        self.agent = AgentWord()
         self.up = True  # until a health check says otherwise: a restart must not refuse anybody
         self.live = 0
         self.waiting = 0
@@ -60,7 +65,22 @@ class Host:
 
     @property
     def will(self) -> Will:
+        """The will in force: the operator's; where he wants nothing else, the agent's.
+
+        His `ready` also takes back what the agent has said until then: it may be silent by now.
+        """
+        if self.wish.will is Will.READY and self._agent_is_heard:
+            return self.agent.will
         return self.wish.will
+
+    @property
+    def alive(self) -> bool:
+        """Whether health calls it up, and its agent does not contradict."""
+        return self.up and not (self.agent.down and self._agent_is_heard)
+
+    @property
+    def _agent_is_heard(self) -> bool:
+        return self.wish.since is None or self.wish.since < self.agent.since
 
     @property
     def weight(self) -> int:
@@ -70,33 +90,39 @@ class Host:
     @property
     def share(self) -> float:
         """Its weight as it counts in balancing now."""
-        return self.weight * self.warmth
+        percent = self.agent.percent if self.wish.weight is None else 100
+        return self.weight * self.warmth * percent / 100
+
+    @property
+    def max_connections(self) -> int | None:
+        told = self.agent.max_connections
+        return self.settings.max_connections if told is None else told
 
     @property
     def has_place(self) -> bool:
         """Whether one more connection is within `max_connections`."""
-        most = self.settings.max_connections
+        most = self.max_connections
         return most is None or self.live < most
 
     @property
     def full(self) -> bool:
         """Whether all places are taken, or spoken for by those who wait."""
-        most = self.settings.max_connections
+        most = self.max_connections
         return most is not None and self.live + self.waiting >= most
 
     @property
     def serves(self) -> bool:
         """Whether clients that belong here may come."""
-        return self.up and self.will is not Will.MAINTENANCE
+        return self.alive and self.will is not Will.MAINTENANCE
 
     def admits(self, hold: Hold) -> bool:
         """Whether a client may come that is pinned here, and holds its pin so firmly."""
-        return self.up and self.wish.admits(hold)
+        return self.serves and self.wish.admits(hold)
 
     @property
     def ready(self) -> bool:
         """Whether new clients may be balanced here."""
-        return self.up and self.will is Will.READY and self.weight > 0 and not self.full
+        return self.alive and self.will is Will.READY and self.share > 0 and not self.full
 
     def resolved(self, addresses: Sequence[Address]) -> None:
         """Take the addresses that the host's name stands for; the first one is dialled.

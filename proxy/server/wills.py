@@ -34,8 +34,9 @@ IN_USE_S = 5.0  # a node that is silent for so long has no more connections ther
 _RETRY_S = 0.25
 _MARK = "wills"
 
-OnWish = Callable[[Host, Wish], None]
-"""Told of a host that follows another wish now, and of the one before. In the loop: quick."""
+OnWish = Callable[[Host, Will], None]
+"""Told of a host that follows another wish now, and of the will in force before. In the loop:
+quick."""
 
 
 @dataclass(slots=True)
@@ -129,8 +130,8 @@ class WillKeeper:
             host = pool.by_name.get(name) if pool else None
             if host is None:
                 continue
-            wish, before = known.at(now), host.wish
-            if wish != before:
+            wish, before = known.at(now), host.will
+            if wish != host.wish:
                 host.wish = wish
                 fields = {"pool": pool_name, "host": name, "will": wish.will, "weight": host.weight}
                 pins = wish.pins if wish.will is Will.DRAIN else None

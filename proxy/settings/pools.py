@@ -83,6 +83,13 @@ class TokenPolicy(Section):
     """How long the host that a token names is tried again while it does not answer."""
 
 
+class AgentSettings(Section):
+    """An agent on each session host that says in HAProxy's agent-check text how it is."""
+
+    port: Annotated[int, whole(1, 65_535)]
+    """Where it answers each connection with one line, at the address of the host."""
+
+
 class HealthSettings(Section):
     """How session hosts are checked."""
 
@@ -97,6 +104,9 @@ class HealthSettings(Section):
     """Checks in a row that must pass before a host that is down counts as up."""
     fall: Annotated[int, whole(1, 100)] = 3
     """Checks in a row that must fail before a host that is up counts as down."""
+    agent: AgentSettings | None = None
+    """Present where the hosts have an agent; asked as often as they are checked. One that does not
+    answer is no fault of the host."""
 
 
 class HostSettings(Section):

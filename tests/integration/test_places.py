@@ -84,3 +84,60 @@ async def test_a_backup_serves_while_nobody_else_does_and_the_weight_comes_back_
             row = json.loads(await said(node, "hosts", "--json"))["hosts"][0]
             assert row["weight"] == 100
             assert row["share"] < 10
+
+
+async def test_a_host_that_drains_itself_gets_nobody_new_until_it_or_the_operator_says_so(
+    tmp_path: Path,
+) -> None:
+    says = b"drain 50% #patching\n"
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(says)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with Farm.start(hosts=1, redirect="none") as farm:
+        (name,) = farm.hosts
+        address = farm.hosts[name].address
+        agent = await asyncio.start_server(speak, address.host, 0)
+        port = agent.sockets[0].getsockname()[1]
+        health = {"check": "tcp", "interval": "200ms", "agent": {"port": port}}
+        async with running(
+            farm, tmp_path, pool={"health": health}, timeouts={"no_host": "200ms"}
+        ) as node:
+
+            async def drains() -> bool:
+                return await node.metric("host_agent_will", host=name, will="drain") == 1
+
+            await node.until(drains)
+            assert await node.metric("host_will", host=name, will="ready") == 1
+            (row,) = json.loads(await said(node, "hosts", "--json"))["hosts"]
+            assert (row["will"], row["in_force"], row["share"]) == ("ready", "drain", 50)
+            assert row["agent"]["detail"] == "patching"
+            reader, writer = await asyncio.open_connection(*node.address)
+            writer.write(bytes.fromhex("0300000b06e00000000000"))
+            assert await reader.read() == b""
+            writer.close()
+            (line,) = await node.until_ended(1)
+            assert line["cause"] == "no_host"
+            await said(node, "ready", name)
+            assert await host_of(node, "127.66.5.1") == name
+            says = b"maint\n"
+
+            async def is_out() -> bool:
+                return await node.metric("host_agent_will", host=name, will="maintenance") == 1
+
+            await node.until(is_out)
+            (row,) = json.loads(await said(node, "hosts", "--json"))["hosts"]
+            assert row["in_force"] == "maintenance"
+            agent.close()
+            await agent.wait_closed()
+
+            async def is_silent() -> bool:
+                return await node.metric("host_agent_up", host=name) == 0
+
+            await node.until(is_silent)
+            assert next(node.events("agent_said"))["detail"] == "patching"
+            await said(node, "ready", name)
+            assert await host_of(node, "127.66.5.2") == name

@@ -119,6 +119,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "checked_s_ago": 0.5,
         "answered_client_s_ago": None,
         "will": "drain",
+        "in_force": "drain",
         "will_since_s": 60.0,
         "pins": "keep",
         "deadline_s": -10.0,
@@ -128,6 +129,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "connections": 4,
         "max_connections": None,
         "waiting": 0,
+        "agent": None,
         "in_use": True,
     }
     assert hosts[0]["since_s"] is None, "health does not know it"

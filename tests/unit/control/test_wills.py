@@ -42,6 +42,7 @@ async def test_a_host_is_drained(desk: Desk) -> None:
         "host": "rdsh01",
         "address": "10.0.0.21:3389",
         "will": "drain",
+        "in_force": "drain",
         "will_since_s": 0.0,
         "pins": "live",
         "deadline_s": 28800.0,
@@ -51,6 +52,7 @@ async def test_a_host_is_drained(desk: Desk) -> None:
         "connections": 3,
         "max_connections": None,
         "waiting": 0,
+        "agent": None,
         "in_use": True,
     }
     assert wish(desk) == Wish(Will.DRAIN, Pins.LIVE, NOW, NOW + 28800, close=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.address import Address
+from proxy.routing.agent import AgentWord
 from proxy.routing.pool import Host
 from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import HostSettings
@@ -161,3 +162,47 @@ def test_a_host_that_warms_up_has_a_part_of_its_weight() -> None:
     each = host(weight=200)
     each.warmth = 0.25
     assert (each.share, each.weight, each.ready) == (50, 200, True)
+
+
+def test_an_agents_will_counts_where_the_operator_wants_nothing_else() -> None:
+    each = host()
+    each.agent = AgentWord(Will.DRAIN, since=100.0)
+    assert (each.will, each.serves, each.ready) == (Will.DRAIN, True, False)
+    assert all(each.admits(hold) for hold in Hold)
+    each.wish = Wish(Will.MAINTENANCE, since=50.0)
+    assert (each.will, each.serves) == (Will.MAINTENANCE, False)
+    each.wish, each.agent = Wish(), AgentWord(Will.MAINTENANCE, since=100.0)
+    assert (each.serves, any(each.admits(hold) for hold in Hold)) == (False, False)
+
+
+def test_the_operators_ready_takes_back_what_the_agent_has_said_until_then() -> None:
+    each = host()
+    each.agent = AgentWord(Will.DRAIN, down=True, since=100.0)
+    each.wish = Wish(since=200.0)
+    assert (each.will, each.alive, each.ready) == (Will.READY, True, True)
+    each.agent = AgentWord(Will.DRAIN, down=True, since=300.0)
+    assert (each.will, each.alive, each.ready) == (Will.DRAIN, False, False)
+
+
+def test_an_agent_may_say_that_its_host_does_not_serve() -> None:
+    each = host()
+    each.agent = AgentWord(down=True, since=1.0)
+    assert (each.up, each.alive, each.serves) == (True, False, False)
+    each.up, each.agent = False, AgentWord()
+    assert not each.alive
+
+
+def test_an_agent_gives_a_part_of_the_weight_unless_the_operator_says_how_much() -> None:
+    each = host(weight=80)
+    each.agent = AgentWord(percent=25)
+    assert (each.share, each.weight) == (20, 80)
+    each.agent = AgentWord(percent=0)
+    assert not each.ready
+    each.wish = Wish(weight=40)
+    assert (each.share, each.ready) == (40, True)
+
+
+def test_an_agent_may_say_how_many_connections_are_enough() -> None:
+    each = host()
+    each.agent, each.live = AgentWord(max_connections=2), 2
+    assert (each.full, each.has_place) == (True, False)

@@ -25,7 +25,7 @@ class Node:
     def __init__(self, name: str, store: SqliteStore) -> None:
         self.t = Table()
         self.closed: list[tuple[int, Cause]] = []
-        self.turned: list[tuple[str, Wish]] = []
+        self.turned: list[tuple[str, Will]] = []
         self.keeper = WillKeeper(
             store,
             name,
@@ -75,7 +75,7 @@ async def test_what_is_said_counts_here_at_once_and_elsewhere_soon(
     assert (a.host.wish, b.host.wish) == (DRAIN, Wish())
     assert await b.keeper.tick()
     assert b.host.wish == DRAIN
-    assert a.turned == b.turned == [("a", Wish())]
+    assert a.turned == b.turned == [("a", Will.READY)]
     told = [record.__dict__ for record in caplog.records]
     assert [(line["message"], line["will"], line["pins"]) for line in told] == [
         ("host_wanted", "drain", "live")

@@ -1,0 +1,156 @@
+"""AgentMonitor: asks the agents on session hosts how they are, and keeps `Host.agent`.
+
+A pool has them where `health.agent` says so. A visit is a TCP connection and one line (see
+`routing.agent`), as often as the pool's health checks are. An agent that does not answer changes
+nothing, as HAProxy has it: whether the host lives is for health checks to say. What an agent has
+said counts until it says something else, or until the operator makes the host ready.
+
+Work is bounded: at most MAX_IN_FLIGHT visits at once, each under the pool's `health.timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from proxy import sockets
+from proxy.address import Address
+from proxy.control.live import Sample
+from proxy.routing.agent import LINE_MAX_BYTES
+from proxy.routing.pool import Host, Pool
+from proxy.routing.will import Will
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+MAX_IN_FLIGHT = 128
+_SPREAD_S = 2.0  # over which the first visits are spread
+_JITTER = 0.1
+
+OnWord = Callable[[Host, Will], None]
+"""Told of a host whose agent wants or says something else now, and of the will in force before."""
+
+
+class Visit(NamedTuple):
+    """Whom to ask now, and where."""
+
+    host: Host
+    agent: Address
+    timeout_s: float
+
+
+@dataclass(slots=True)
+class AgentMonitor:
+    """Keeps `Host.agent` for the hosts of `pools`.
+
+    Attributes:
+        on_word: quick, and never raises.
+        rng: spreads the visits.
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
+    """
+
+    pools: Mapping[str, Pool]
+    on_word: OnWord
+    rng: random.Random
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    _due: dict[Host, float] = field(default_factory=dict)
+    _answers: dict[Host, bool] = field(default_factory=dict)
+    _in_flight: set[Host] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        async with asyncio.TaskGroup() as visits:
+            while True:
+                for visit in self.begin():
+                    visits.create_task(self._ask(visit))
+                await asyncio.sleep(TICK_S)
+
+    def begin(self) -> list[Visit]:
+        """The visits that are due; each counts as in flight until `finish`."""
+        now, due, begun = self.clock(), dict[Host, float](), list[Visit]()
+        for host, port, interval_s, timeout_s in self._with_agents():
+            due[host] = self._due.get(host, now + min(_SPREAD_S, interval_s) * self.rng.random())
+            if due[host] > now or host in self._in_flight or host.address is None:
+                continue
+            if len(self._in_flight) >= MAX_IN_FLIGHT:
+                continue
+            due[host] = now + interval_s * self.rng.uniform(1 - _JITTER, 1 + _JITTER)
+            self._in_flight.add(host)
+            begun.append(Visit(host, Address(host.address.host, port), timeout_s))
+        self._due = due
+        self._answers = {host: is_up for host, is_up in self._answers.items() if host in due}
+        return begun
+
+    def finish(self, host: Host, line: bytes | None) -> None:
+        """Take what an agent said; None where it did not answer."""
+        self._in_flight.discard(host)
+        answered = line is not None
+        was_heard, self._answers[host] = self._answers.get(host, True), answered
+        if line is None:
+            if was_heard:
+                log.warning("agent_silent", extra=self._fields(host))
+            return
+        try:
+            said = host.agent.and_now(line, self.wall())
+        except ValueError as error:
+            self._answers[host] = False
+            if was_heard:
+                extra = self._fields(host) | {"detail": str(error)}
+                log.warning("agent_not_understood", extra=extra)
+            return
+        before, will = host.agent, host.will
+        host.agent = said
+        if (said.will, said.down) != (before.will, before.down):
+            log.warning("agent_said", extra=self._fields(host))
+            self.on_word(host, will)
+
+    def samples(self) -> Iterator[Sample]:
+        """Whether agents answer, and what they want."""
+        for host, is_up in self._answers.items():
+            labels = (host.pool, host.name)
+            yield Sample("host_agent_up", labels, is_up)
+            yield Sample("host_agent_percent", labels, host.agent.percent)
+            for will in Will:
+                yield Sample("host_agent_will", (*labels, will), will is host.agent.will)
+
+    async def _ask(self, visit: Visit) -> None:
+        line: bytes | None = None
+        try:
+            line = await ask_agent(visit.agent, visit.timeout_s)
+        finally:
+            self.finish(visit.host, line)
+
+    def _with_agents(self) -> Iterator[tuple[Host, int, float, float]]:
+        for pool in self.pools.values():
+            health = pool.settings.health
+            if health.agent is not None:
+                for host in pool.hosts:
+                    yield host, health.agent.port, health.interval_s, health.timeout_s
+
+    def _fields(self, host: Host) -> dict[str, object]:
+        said = host.agent
+        fields = {"pool": host.pool, "host": host.name, "will": said.will, "down": said.down}
+        return fields | {"detail": said.detail or None}
+
+
+async def ask_agent(address: Address, timeout_s: float) -> bytes | None:
+    """The line that the agent at `address` says; None where none comes in time."""
+    until = asyncio.get_running_loop().time() + timeout_s
+    heard = bytearray()
+    try:
+        sock = await sockets.connect(address, until)
+        with sock:
+            while len(heard) < LINE_MAX_BYTES and b"\r" not in heard and b"\n" not in heard:
+                piece = await sockets.receive(sock, LINE_MAX_BYTES - len(heard), until)
+                if not piece:
+                    break
+                heard += piece
+    except OSError:
+        return None
+    return bytes(heard) or None

@@ -1,0 +1,190 @@
+"""Agents on session hosts: asked over real sockets, heard, and silent."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from proxy.address import Address
+from proxy.control.agents import MAX_IN_FLIGHT, AgentMonitor, ask_agent
+from proxy.routing.agent import LINE_MAX_BYTES, AgentWord
+from proxy.routing.pool import Host, Pool
+from proxy.routing.will import Will
+from proxy.settings import HostSettings, PoolSettings
+from tests.unit.server.stage import Clock
+
+
+@contextmanager
+def agent(*pieces: bytes, leaves: bool = True) -> Iterator[Address]:
+    """An agent that says these pieces to whoever connects."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    staying: list[socket.socket] = []
+
+    def serve() -> None:
+        with suppress(OSError):  # the listening socket is shut down
+            while True:
+                sock, _ = listening.accept()
+                staying.append(sock)
+                for piece in pieces:
+                    sock.sendall(piece)
+                    time.sleep(0.01)
+                if leaves:
+                    sock.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield Address(*listening.getsockname())
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for sock in (listening, *staying):
+            sock.close()
+
+
+class World:
+    """A pool whose hosts have agents at `port`, and who was told of what."""
+
+    def __init__(self, port: int = 1, hosts: int = 2) -> None:
+        settings = {
+            "name": "desktops",
+            "health": {"agent": {"port": port}, "interval": "10s", "timeout": "2s"},
+            "hosts": [
+                HostSettings(name=f"h{number}", address=Address("127.0.0.1", 3389 + number))
+                for number in range(hosts)
+            ],
+        }
+        self.pool = Pool(PoolSettings.model_validate(settings))
+        self.clock = Clock()
+        self.turned: list[tuple[str, Will]] = []
+        self.monitor = AgentMonitor(
+            {"desktops": self.pool}, self.heard, random.Random(7), self.clock, self.clock
+        )
+
+    def heard(self, host: Host, before: Will) -> None:
+        self.turned.append((host.name, before))
+
+    def begin(self, after_s: float) -> list[str]:
+        self.clock.now += after_s
+        return [visit.host.name for visit in self.monitor.begin()]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "line"),
+    [
+        ([b"up 75%\n"], b"up 75%\n"),
+        ([b"up ", b"75%\r\nand more"], b"up 75%\r\nand more"),
+        ([b"drain"], b"drain"),
+        ([], None),
+        ([b"x" * 600], b"x" * LINE_MAX_BYTES),
+    ],
+)
+async def test_one_line_is_read(pieces: list[bytes], line: bytes | None) -> None:
+    with agent(*pieces) as address:
+        assert await ask_agent(address, 10) == line
+
+
+async def test_an_agent_that_says_a_line_and_stays_is_not_waited_for() -> None:
+    with agent(b"ready\n", leaves=False) as address:
+        assert await ask_agent(address, 10) == b"ready\n"
+
+
+async def test_an_agent_that_is_silent_or_absent_says_nothing() -> None:
+    with agent(leaves=False) as address:
+        assert await ask_agent(address, 0.05) is None
+    with agent() as address:
+        pass
+    assert await ask_agent(address, 5) is None
+
+
+def test_each_host_is_asked_at_its_interval_and_not_twice_at_once() -> None:
+    world = World()
+    assert world.begin(0) == []
+    assert sorted(world.begin(2)) == ["h0", "h1"]
+    assert world.begin(20) == []  # both are still being asked
+    for host in world.pool.hosts:
+        world.monitor.finish(host, b"up\n")
+    assert sorted(world.begin(0)) == ["h0", "h1"]
+    for host in world.pool.hosts:
+        world.monitor.finish(host, b"up\n")
+    assert world.begin(8.9) == []
+    assert sorted(world.begin(2.2)) == ["h0", "h1"]
+
+
+def test_only_so_many_are_asked_at_once_and_none_without_an_address() -> None:
+    world = World(hosts=MAX_IN_FLIGHT + 5)
+    world.pool.hosts[0].resolved([])
+    world.begin(0)
+    begun = world.begin(2)
+    assert len(begun) == MAX_IN_FLIGHT
+    assert "h0" not in begun
+
+
+def test_a_pool_without_agents_asks_nobody() -> None:
+    world = World()
+    health = world.pool.settings.health.model_copy(update={"agent": None})
+    world.pool.settings = world.pool.settings.model_copy(update={"health": health})
+    assert world.begin(0) + world.begin(20) == []
+
+
+def test_a_word_counts_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    host = world.pool.hosts[0]
+    for _ in range(2):
+        world.monitor.finish(host, b"drain 50% #leaving\n")
+    assert host.agent == AgentWord(Will.DRAIN, False, 50, None, "leaving", world.clock.now)
+    assert world.turned == [("h0", Will.READY)]
+    assert [(line.message, line.__dict__["detail"]) for line in caplog.records] == [
+        ("agent_said", "leaving")
+    ]
+    world.monitor.finish(host, b"20%\n")
+    assert (host.agent.percent, len(world.turned)) == (20, 1)
+
+
+def test_silence_changes_nothing_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    host = world.pool.hosts[0]
+    world.monitor.finish(host, b"drain\n")
+    for _ in range(2):
+        world.monitor.finish(host, None)
+    assert host.will is Will.DRAIN
+    world.monitor.finish(host, b"drain\n")
+    for _ in range(2):
+        world.monitor.finish(host, b"HTTP/1.1 400 Bad Request\r\n")
+    assert [line.message for line in caplog.records] == [
+        "agent_said",
+        "agent_silent",
+        "agent_not_understood",
+    ]
+
+
+def test_a_scrape_tells_what_agents_say() -> None:
+    world = World()
+    world.begin(0)
+    assert list(world.monitor.samples()) == []
+    world.monitor.finish(world.pool.hosts[0], b"maint 30%\n")
+    world.monitor.finish(world.pool.hosts[1], None)
+    told = {(name, *labels[1:]): value for name, labels, value in world.monitor.samples()}
+    assert told["host_agent_up", "h0"] == told["host_agent_will", "h0", "maintenance"] == 1
+    assert told["host_agent_will", "h0", "ready"] == told["host_agent_up", "h1"] == 0
+    assert told["host_agent_percent", "h0"] == 30
+
+
+async def test_it_asks_by_itself() -> None:
+    with agent(b"drain\n") as address:
+        world = World(address.port, hosts=1)
+        world.begin(0)
+        world.clock.now += 5
+        heard = asyncio.Event()
+        world.monitor.on_word = lambda *_: heard.set()
+        running = asyncio.create_task(world.monitor.run())
+        await heard.wait()
+        running.cancel()
+    assert world.pool.hosts[0].will is Will.DRAIN
