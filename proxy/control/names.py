@@ -46,7 +46,7 @@ def user_names(mode: LogUsers) -> UserNames:
     return UserNames(mode, load_key(state_path(KEY_FILE)) if mode is LogUsers.HASH else b"")
 
 
-@lru_cache(4096)  # two lines a connection, and the same people again and again
+@lru_cache(256)  # two lines a connection, and several connections a login
 def hash_user(key: bytes, user: str) -> str:
     """Sixteen hexadecimal digits that stand for a name, whatever its case and padding."""
     name = normal_user(user) or ""

@@ -79,7 +79,9 @@ class SharedSources:
             return True
         key = PinKey(pool, f"shared:{source}")
         now = self._clock()
-        if now - self._asked.get(key, -_ASK_AGAIN_S) < _ASK_AGAIN_S:
+        while self._asked and now - next(iter(self._asked.values())) >= _ASK_AGAIN_S:
+            self._asked.popitem(last=False)
+        if key in self._asked:
             return False
         if await self._store.get(key) is None:
             _remember(self._asked, key, now)

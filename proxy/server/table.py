@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,7 +24,7 @@ from proxy.server.record import CANARY_RECORD, ConnectionRecord, Ending, Observe
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Established:
     """One established connection: its record, its host, and the pins that speak of it."""
 
@@ -62,7 +61,7 @@ class ConnectionTable:
     ) -> None:
         self.rows: dict[int, Established] = {}
         self.watchers: list[TableWatcher] = []
-        self._by_key: dict[PinKey, dict[int, Established]] = defaultdict(dict)
+        self._by_key: dict[PinKey, list[Established]] = {}  # most keys have one row
         self._pools = pools
         self._gate = gate
         self._observer = observer
@@ -84,7 +83,7 @@ class ConnectionTable:
 
     def of_key(self, key: PinKey) -> list[Established]:
         """The live connections that a pin speaks of, oldest first."""
-        return list(self._by_key[key].values()) if key in self._by_key else []
+        return list(self._by_key.get(key, ()))
 
     def host_of(self, key: PinKey) -> str | None:
         """Where the newest live connection of a key is: what this node knows by itself.
@@ -129,12 +128,16 @@ class ConnectionTable:
 
     def _file(self, row: Established) -> None:
         for key in row.keys:
-            self._by_key[key][row.record.id] = row
+            siblings = self._by_key.get(key)
+            if siblings is None:
+                self._by_key[key] = [row]
+            else:
+                siblings.append(row)
 
     def _unfile(self, row: Established) -> None:
         for key in row.keys:
             siblings = self._by_key[key]
-            siblings.pop(row.record.id, None)
+            siblings.remove(row)
             if not siblings:
                 del self._by_key[key]
 
