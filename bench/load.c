@@ -43,6 +43,7 @@ int main(int argc, char **argv)
         {"first", required_argument, 0, 'f'},      {"warm", required_argument, 0, 'w'},
         {"seconds", required_argument, 0, 'd'},    {"up", no_argument, 0, 'u'},
         {"proxy-pids", required_argument, 0, 'P'}, {"load-pids", required_argument, 0, 'L'},
+        {"quiet", required_argument, 0, 'q'},
         {0},
     };
     struct scene scene = {
@@ -71,6 +72,7 @@ int main(int argc, char **argv)
         case 'f': scene.first = number(optarg); break;
         case 'w': scene.warm_s = atof(optarg); break;
         case 'd': scene.seconds = atof(optarg); break;
+        case 'q': scene.quiet_s = atof(optarg); break;
         case 'u': scene.up = true; break;
         case 'P': proxy_pids = optarg; break;
         case 'L': load_pids = optarg; break;

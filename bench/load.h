@@ -104,6 +104,7 @@ struct scene {
     uint32_t connections, first;   /* `first` numbers the first client: its address and name */
     uint32_t per_s;                /* messages per second and connection, upwards */
     uint32_t sources;              /* so many addresses are dialled from */
+    double quiet_s;                /* bulk: between the connection's start and its first byte */
     double warm_s, seconds;
     bool up;                       /* bulk: from client to host */
     int targets;

@@ -85,7 +85,7 @@ class Rounds:
         name = running.contender.name
         seconds = scene.seconds * self.speed
         warm_s = scene.warm_s
-        if scene.group == "bulk":
+        if scene.group == "bulk" and "--quiet" not in scene.words:
             warm_s += running.contender.bulk_begins_s
         words = (*scene.words, "--warm", str(warm_s), "--seconds", str(seconds))
         try:

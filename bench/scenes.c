@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 static uint8_t scratch[1024 * 1024];
 static struct samples latency;
@@ -79,6 +80,7 @@ static void bulk_ready(struct client *client, uint32_t events)
 void scene_bulk(const struct scene *scene)
 {
     clients_open(scene, 0, scene->connections);
+    usleep((useconds_t)(scene->quiet_s * 1e6));
     clients_order(scene, (struct order){.act = scene->up ? ACT_SINK : ACT_STREAM});
     if (scene->up)
         for (uint32_t i = 0; i < scene->connections; i++)

@@ -84,17 +84,25 @@ def _p99(result: Result) -> float:
     return result["p99_us"]
 
 
-def _bulk(streams: int, way: str) -> Scene:
+def _bulk(streams: int, way: str, quiet_s: float = 0.0) -> Scene:
+    """`quiet_s`: so long the connection stands before its first byte."""
     key = f"bulk.{way}.{streams}"
     label = f"{way}, {streams} stream{'s' if streams > 1 else ''}"
+    words = ["bulk", "--connections", str(streams), *(["--up"] if way == "up" else [])]
+    players: tuple[str, ...] = (*_CARRIERS, "haproxy tuned")
+    if quiet_s:
+        key += ".later"
+        label = f"{way}, into an open connection"
+        words += ["--quiet", str(quiet_s)]
+        players = (*PLAIN, *_OWN)
     speed = Bar(1.5) if streams == 1 else None
     return Scene(
         "bulk",
         key,
-        ("bulk", "--connections", str(streams), *(("--up",) if way == "up" else ())),
+        tuple(words),
         0.3,
         0.8,
-        (*_CARRIERS, "haproxy tuned"),
+        players,
         (
             (
                 Metric(f"{key}.gb_per_s", label, "GB/s", True, speed, 2),
@@ -221,6 +229,7 @@ def _rate(sources: int, label: str) -> Scene:
 
 SCENES = (
     *(_bulk(streams, way) for way in ("down", "up") for streams in (1, 16)),
+    *(_bulk(1, way, quiet_s=4.0) for way in ("down", "up")),
     *(_paced(connections, rate) for connections, rate in ((1, 500), (50, 20), (500, 10))),
     *(_closed(connections) for connections in (1, 50, 500)),
     _mix(),
