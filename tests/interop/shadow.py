@@ -18,6 +18,7 @@ class ShadowHost:
     """The host. `nla_only_host` runs it."""
 
     def __init__(self, address: Address, directory: Path) -> None:
+        self.name = "shadow01"
         self.address = address
         self.certificate_file = directory / ".config" / "freerdp" / "shadow" / "shadow.crt"
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from proxy.routing.signs import GLANCE_DOWN_MIN_BYTES, GLANCE_UP_MAX_BYTES
 from proxy.wire.tokens import encode_msts
 from tests.interop.clients import Computer, pins
 from tests.interop.display import display
+from tests.interop.shadow import nla_only_host
+from tests.interop.xrdp import xrdp
 from tests.interop.xrdp_farm import proxy_before, two_xrdp_hosts
 
 
@@ -61,3 +65,40 @@ async def test_a_client_that_refuses_the_second_host_after_the_first_is_suspecte
         assert [is_small(line) for line in await proxy.until_ended(2)] == [True, True]
         (suspected,) = proxy.events("suspected_certificate_mismatch")
         assert (suspected["host"], suspected["previous_host"]) == ("rdsh02", "rdsh01")
+
+
+@pytest.mark.parametrize("tls", ["TLSv1.2", "TLSv1.3"])
+async def test_a_refused_certificate_is_small_and_a_login_is_not(tmp_path: Path, tls: str) -> None:
+    async with (
+        xrdp("rdsh01", "127.77.9.1", "203040", tmp_path / "rdsh01", tls) as host,
+        proxy_before([host], tmp_path) as proxy,
+        display(tmp_path / "display") as screen,
+    ):
+        computer = Computer("desk", tmp_path / "desk")
+        async with computer.freerdp(proxy.address, "/u:alice", "/cert:deny", display=screen) as one:
+            await one.ended()
+        async with computer.rdesktop(proxy.address, display=screen) as two:
+            await two.ended()
+        await computer.freerdp_login(proxy.address, display=screen)
+        ended = await proxy.until_ended(3)
+        assert [is_small(line) for line in ended] == [True, True, False]
+        assert {line["answer"] for line in ended} == {"ssl"}
+        assert not list(proxy.events("suspected_certificate_mismatch")), "it is one host"
+
+
+async def test_with_nla_too_a_wrong_password_is_more_than_a_refused_certificate(
+    tmp_path: Path,
+) -> None:
+    async with (
+        display(tmp_path / "display") as screen,
+        nla_only_host("127.77.9.3", screen, tmp_path / "shadow") as host,
+        proxy_before([host], tmp_path) as proxy,
+    ):
+        computer = Computer("desk", tmp_path / "desk")
+        for trust in ("/cert:deny", "/cert:ignore"):
+            login = ("/u:alice", "/p:wrong", trust)
+            async with computer.freerdp(proxy.address, *login, display=screen) as client:
+                await client.ended()
+        ended = await proxy.until_ended(2)
+        assert [is_small(line) for line in ended] == [True, False]
+        assert {line["answer"] for line in ended} == {"hybrid"}

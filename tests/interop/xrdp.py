@@ -28,7 +28,7 @@ security_layer=negotiate
 crypt_level=none
 certificate={directory}/certificate.pem
 key_file={directory}/key.pem
-ssl_protocols=TLSv1.2, TLSv1.3
+ssl_protocols={tls}
 allow_channels=true
 max_bpp=32
 bitmap_compression=true
@@ -57,7 +57,7 @@ code=20
 class XrdpHost:
     """A real host. `xrdp` runs it; `fingerprint` is the SHA-256 of its certificate."""
 
-    def __init__(self, name: str, ip: str, colour: str, directory: Path) -> None:
+    def __init__(self, name: str, ip: str, colour: str, directory: Path, tls: str) -> None:
         directory.mkdir()
         self.name = name
         self.address = _free_address(ip)
@@ -65,7 +65,9 @@ class XrdpHost:
         self.directory = directory
         self.ini = directory / "xrdp.ini"
         self.ini.write_text(
-            _INI.format(address=self.address, directory=directory, name=name, colour=colour)
+            _INI.format(
+                address=self.address, directory=directory, name=name, colour=colour, tls=tls
+            )
         )
 
     @property
@@ -104,9 +106,11 @@ def _certificate(name: str, directory: Path) -> str:
 
 
 @asynccontextmanager
-async def xrdp(name: str, ip: str, colour: str, directory: Path) -> AsyncIterator[XrdpHost]:
+async def xrdp(
+    name: str, ip: str, colour: str, directory: Path, tls: str = "TLSv1.2, TLSv1.3"
+) -> AsyncIterator[XrdpHost]:
     """Run xrdp inside the block, on a free port of an address, with a background (hex)."""
-    host = XrdpHost(name, ip, colour, directory)
+    host = XrdpHost(name, ip, colour, directory, tls)
     arguments = ["--nodaemon", "--config", str(host.ini)]
     async with started("xrdp", *arguments, log=directory / "output") as program:
         await program.until("a listening socket", host.accepts)

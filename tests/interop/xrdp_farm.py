@@ -10,6 +10,7 @@ from typing import Any
 
 from proxy.address import Address
 from tests.integration.running import RunningProxy, free_port
+from tests.interop.shadow import ShadowHost
 from tests.interop.xrdp import XrdpHost, xrdp
 
 _LOOKS = {"rdsh01": "203040", "rdsh02": "604020"}  # backgrounds, to be told apart at a glance
@@ -29,7 +30,7 @@ async def two_xrdp_hosts(directory: Path) -> AsyncIterator[list[XrdpHost]]:
 
 @asynccontextmanager
 async def proxy_before(
-    hosts: Sequence[XrdpHost],
+    hosts: Sequence[XrdpHost | ShadowHost],
     directory: Path,
     affinity: Mapping[str, Any] | None = None,
     **listener: Any,
