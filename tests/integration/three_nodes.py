@@ -69,7 +69,7 @@ class Outcome:
     misrouted: int
     failed: dict[str, int]
     unexplained: int  # failed, and none of the connections was placed without the table
-    strays: int  # clients whose tokenless connections were placed on several hosts
+    strays: int  # clients whom nodes placed on several hosts, without the table and a token
     without_table: int  # connections
     disagreements: int
     away_s: float  # the longest that a node was without its table
@@ -80,9 +80,8 @@ class Outcome:
         """Whether it is as promised, and the table was away, and users were redirected."""
         if not (self.without_table and self.redirected):
             return False
-        if self.play.balance == "hash":
-            return not (self.failed or self.strays or self.misrouted)
-        return not (self.unexplained or self.misrouted)
+        amiss = self.failed if self.play.balance == "hash" else self.unexplained
+        return not (amiss or self.misrouted)
 
     def words(self) -> str:
         """One line."""
@@ -223,7 +222,7 @@ def _outcome(
     lines = list(itertools.chain.from_iterable(placed))
     hosts: dict[str, set[str]] = {}
     for line in lines:
-        if "token" not in line:
+        if "table" in line and "token" not in line:
             hosts.setdefault(Address.parse(line["client"]).host, set()).add(line["host"])
     blind = {Address.parse(line["client"]).host for line in lines if "table" in line}
     failures = [result for result in results if result.failure is not None]

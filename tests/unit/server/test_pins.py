@@ -25,20 +25,20 @@ HOUR = 3600.0
 
 
 class Keeping:
-    def __init__(self, store: SqliteStore, clock: Clock) -> None:
+    def __init__(
+        self, store: SqliteStore, clock: Clock, node: str = "node", ttl_s: float = 72 * HOUR
+    ) -> None:
         self.store, self.clock = store, clock
         hosts = tuple(
             HostSettings(name=name, address=Address(f"10.0.0.{n}", 3389))
             for n, name in enumerate("ab")
         )
-        pool = Pool(
-            PoolSettings(name="desktops", hosts=hosts, affinity=PoolAffinity(ttl_s=72 * HOUR))
-        )
+        pool = Pool(PoolSettings(name="desktops", hosts=hosts, affinity=PoolAffinity(ttl_s=ttl_s)))
         self.pools = {"desktops": pool}
         self.observed = Observed()
         gate = Gate(LimitSettings(), [], clock)
         self.table = ConnectionTable(self.pools, gate, self.observed, clock)
-        self.keeper = PinKeeper(store, "node", self.table, self.pools, self.observed, clock)
+        self.keeper = PinKeeper(store, node, self.table, self.pools, self.observed, clock)
         self.table.watchers.append(self.keeper)
         self._ids = iter(range(1, 1000))
 
@@ -102,6 +102,24 @@ async def test_probes_that_ended_at_once_are_not_touched(k: Keeping) -> None:
     k.table.drop(row)
     await k.tick()
     assert await k.host() == "a"
+
+
+async def test_a_pin_of_five_minutes_lasts_while_a_connection_lives_on_any_node(
+    k: Keeping,
+) -> None:
+    one, two = (Keeping(k.store, k.clock, node, ttl_s=300) for node in ("one", "two"))
+    row, other = one.connect("a"), two.connect("a")
+    for second in range(0, 12 * 3600, 60):
+        k.clock.now += 60
+        await one.tick([row] if second < 3600 else [])  # then that node dies
+        await two.tick([other])
+        assert await k.lasts(299)
+    two.table.drop(other)
+    await two.tick()
+    k.clock.now += 299
+    assert await k.host() == "a"
+    k.clock.now += 2
+    assert await k.host() is None
 
 
 async def test_connections_that_ended_while_the_table_was_away_are_told_when_it_is_back(
