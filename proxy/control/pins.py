@@ -177,8 +177,13 @@ class PinDesk:
         names: list[str | None] = []
         if whom.source is not None or affinity.key is AffinityKeyKind.USER:
             key = affinity_key(affinity, whom.source or _ANYWHERE, whom.user)
-            # A user's own entry counts first; where no source is named, there is no latest of it.
-            names = [key.own, key.primary, key.latest if whom.source else None]
+            # In the order in which they count; where no source is named, nothing of it is meant.
+            names = [key.own, key.primary, key.latest]
+            decided = PinKey(pool.name, key.decided) if key.decided else None
+            if whom.source is None:
+                names = [key.decided or key.primary]
+            elif decided is not None and await self.store.get(decided) is not None:
+                names.insert(0, key.decided)
         keys = [PinKey(pool.name, name) for name in dict.fromkeys(names) if name is not None]
         entries = {key: await self.store.get(key) for key in keys}
         if whom.source is None or whom.user is None:

@@ -5,8 +5,10 @@
     user:alice                          the name in the client's mstshash cookie
     source:203.0.113.7 user:alice       both
 
-The user name is a hint: optional, cut to nine characters by mstsc (`DOMAIN\\us`), and spoofable.
-It never keys alone unless the operator says so.
+The user name is a hint: optional, spoofable, and cut to nine characters by mstsc, domain included
+([MS-RDPBCGR] appendix A, note 43). `CONTOSOLT\\alice` and `CONTOSOLT\\bob` both send `CONTOSOLT`:
+a name of nine characters may be several people's and never keys alone, whatever the operator says;
+only what he files under such a name himself counts (`AffinityKey.decided`).
 """
 
 from __future__ import annotations
@@ -29,11 +31,14 @@ class AffinityKey:
             same client that come without a user name.
         own: the user's own entry beside that of his source. It follows the source's until the
             source turns out to be many people, and is what tells them apart then.
+        decided: the entry of a name that may be several people's. None of them is filed there, but
+            an operator may have decided where the name goes.
     """
 
     primary: str | None
     latest: str | None = None
     own: str | None = None
+    decided: str | None = None
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -44,8 +49,13 @@ class AffinityKey:
         """The key of somebody whose source is many people."""
         return AffinityKey(self.own)
 
+    def by_decision(self) -> AffinityKey:
+        """The key of somebody for whose name an operator has decided."""
+        return AffinityKey(self.decided, self.latest)
+
 
 NO_KEY = AffinityKey(None)
+CUT_CHARACTERS = 9  # of a name that mstsc may have cut
 
 
 def affinity_key(affinity: PoolAffinity, source: IPAddress, user: str | None) -> AffinityKey:
@@ -57,9 +67,12 @@ def affinity_key(affinity: PoolAffinity, source: IPAddress, user: str | None) ->
     shared = is_within(source, affinity.shared_sources)
     if name is None:
         return NO_KEY if shared else AffinityKey(by_source)
+    by_both, by_user = f"{by_source} user:{name}", f"user:{name}"
     if affinity.key is AffinityKeyKind.USER:
-        return AffinityKey(f"user:{name}", latest=None if shared else by_source)
-    by_both = f"{by_source} user:{name}"
+        latest = None if shared else by_source
+        if len(name) == CUT_CHARACTERS:
+            return AffinityKey(by_both, latest, decided=by_user)
+        return AffinityKey(by_user, latest)
     if shared:
         return AffinityKey(by_both)
     if affinity.key is AffinityKeyKind.SOURCE:
@@ -68,8 +81,18 @@ def affinity_key(affinity: PoolAffinity, source: IPAddress, user: str | None) ->
 
 
 def normal_user(user: str | None) -> str | None:
-    """One spelling of a user name: without padding, in one case; None where nothing is left."""
-    return (user or "").strip().casefold() or None
+    r"""One spelling of a user name: without padding, in one case; None where nothing is left.
+
+    `DOMAIN\user`, `user@domain` and `user` are one. A name before an @ is whole even where the rest
+    was cut; one behind a domain is not, so there the whole text stands for it.
+    """
+    text = (user or "").strip().casefold()
+    if "@" in text:
+        text = text.partition("@")[0]
+    elif "\\" in text:
+        _domain, _, name = text.partition("\\")
+        text = text if name and len(text) == CUT_CHARACTERS else name
+    return text or None
 
 
 def network_text(affinity: PoolAffinity, source: IPAddress) -> str:

@@ -135,10 +135,16 @@ class Placer:
     async def _look_up(self, visit: Visit) -> str | None:
         """The host that the affinity table names; what this node knows, while the table is away.
 
-        Where a source turned out to be many people, the user's own entry counts.
+        Where a source turned out to be many people, the user's own entry counts; where an operator
+        has decided for a name, that.
         """
         if visit.key.own is not None and await self._is_shared(visit):
             visit.key = visit.key.by_own()
+        if visit.key.decided is not None:
+            host = await self._pinned(visit, visit.key.decided)
+            if host is not None:
+                visit.key = visit.key.by_decision()
+                return host
         name = visit.key.primary
         return await self._pinned(visit, name) if name is not None else None
 

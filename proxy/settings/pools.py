@@ -57,7 +57,9 @@ class PoolAffinity(Section):
 
     key: AffinityKeyKind = AffinityKeyKind.SOURCE
     """What recognises a client: its address, the user name of its cookie, both, or `none` for no
-    pins at all. Where the name is missing, the source's latest pin is followed."""
+    pins at all. Where the name is missing, the source's latest pin is followed. A name of nine
+    characters may have been cut by mstsc and be several people's: by `user` it counts only together
+    with the address."""
     ipv4_prefix: Annotated[int, whole(1, 32)] = 32
     """Leading bits of an IPv4 source that count as one client."""
     ipv6_prefix: Annotated[int, whole(1, 128)] = 64

@@ -114,6 +114,21 @@ async def test_a_personal_desktop_is_pinned_by_name_from_everywhere(tmp_path: Pa
         assert (await pins(proxy, "list"))["pins"] == []
 
 
+async def test_a_personal_desktop_is_found_by_the_name_that_mstsc_cuts(tmp_path: Path) -> None:
+    async with (
+        Farm.start(hosts=4, redirect="none") as farm,
+        running(farm, tmp_path, pool={"affinity": {"key": "user"}}) as proxy,
+    ):
+        await pins(proxy, "set", "--user", "CORP\\Jaso", "--host", "rdsh03", "--ttl", "never")
+        for number in range(4):
+            client = farm.client(
+                proxy.address, "jason", domain="CORP", source=f"127.32.2.{number + 1}"
+            )
+            assert (await client.login()).host == "rdsh03"
+        (pool,) = (await pins(proxy, "show", "--user", "CORP\\Jaso"))["pools"]
+        assert [pin["key"] for pin in pool["pins"]] == ["user:corp\\jaso"]
+
+
 async def test_an_owner_is_refused_rather_than_sent_to_another_desktop(tmp_path: Path) -> None:
     async with (
         Farm.start(hosts=2, redirect="none") as farm,

@@ -65,6 +65,23 @@ def test_a_user_has_an_entry_of_his_own_beside_that_of_his_source() -> None:
     assert NO_KEY.entries == ()
 
 
+@pytest.mark.parametrize("user", ["CORP\\Jaso", "CONTOSOLT", "elizabeth"])
+def test_a_name_that_may_be_cut_is_never_a_key_by_itself(user: str) -> None:
+    name = user.casefold()
+    key = key_of("user", user=user)
+    pair = f"source:203.0.113.7 user:{name}"
+    assert key == AffinityKey(pair, "source:203.0.113.7", decided=f"user:{name}")
+    assert key.entries == (pair, "source:203.0.113.7")
+    assert key.by_decision() == AffinityKey(f"user:{name}", "source:203.0.113.7")
+    shared = key_of("user", str(GATEWAY), user)
+    assert (shared.latest, shared.decided) == (None, f"user:{name}")
+
+
+@pytest.mark.parametrize("user", ["jason", "CORP\\jason", "jason@corp.example", "jason@cor"])
+def test_a_user_is_the_same_however_he_writes_his_name(user: str) -> None:
+    assert key_of("user", user=user).primary == "user:jason"
+
+
 def test_an_ipv6_client_is_known_by_its_network() -> None:
     assert key_of("source", str(V6)).primary == "source:2001:db8:0:1::/64"
 
@@ -79,7 +96,13 @@ def test_prefixes_are_the_operators() -> None:
     ("raw", "normal"),
     [
         ("JOHN-PC  ", "john-pc"),
-        ("CORP\\Jaso", "corp\\jaso"),
+        ("CORP\\Jaso", "corp\\jaso"),  # nine characters: the rest of the name may be cut off
+        ("AD\\Bob", "bob"),
+        ("CORP\\jason.bourne", "jason.bourne"),
+        ("Bob@corp.example", "bob"),
+        ("bob@corp.", "bob"),
+        ("CONTOSOL\\", None),
+        ("@corp", None),
         ("  ", None),
         ("", None),
         (None, None),

@@ -371,3 +371,13 @@ async def test_a_user_who_is_new_to_a_quiet_source_follows_its_pin() -> None:
         own = await farm.store.get(PinKey("desktops", "source:203.0.113.7 user:anna"))
         assert own is not None
         assert own.host == first.host
+
+
+async def test_a_name_that_may_be_cut_counts_only_where_an_operator_has_decided() -> None:
+    cut = b"Cookie: mstshash=CONTOSOLT"
+    async with stage("answer", "answer", affinity={"key": "user"}) as farm:
+        hosts = {(await farm.place(source=f"203.0.113.{n}", line=cut)).host for n in range(4)}
+        assert hosts == {"a", "b"}
+        await farm.store.assign(PinKey("desktops", "user:contosolt"), "b", ttl_s=NEVER)
+        records = [await farm.place(source=f"203.0.113.{n}", line=cut) for n in range(4)]
+        assert {(record.host, record.key) for record in records} == {("b", "user:contosolt")}
