@@ -22,8 +22,6 @@ from proxy.address import Address
 from proxy.affinity.redis import RedisStore
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import AffinityStore, PinKey, Touch
-from proxy.control.health import HealthMonitor
-from proxy.observers import Observers
 from proxy.routing.pool import Pool
 from proxy.server.gate import Gate
 from proxy.server.pins import PinKeeper, touch_period_s
@@ -68,11 +66,18 @@ async def ask(name: str, question: Callable[[int], Awaitable[object]], numbers: 
     print(f"{name:16} {p50:7.0f} us  {p99:7.0f} us  {cpu / len(took) * 1e6:7.0f} us CPU here")
 
 
+class Nobody:
+    """An Observer that does not want to know."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
 async def keep(store: AffinityStore, live: int) -> None:
     """Hold so many connections for one round of touches; print the processor time of it all."""
     hosts = (HostSettings(name=host(0), address=Address("10.0.0.1", 3389)),)
     pools = {"desktops": Pool(PoolSettings(name="desktops", hosts=hosts))}
-    nobody = Observers(HealthMonitor(pools.values(), lambda *_: None, rng=random.Random(3)))
+    nobody = Nobody()
     gate = Gate(LimitSettings(), [], time.monotonic)
     table = ConnectionTable(pools, gate, nobody, time.time)
     keeper = PinKeeper(store, "bench", table, pools, nobody, time.time)
