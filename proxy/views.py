@@ -108,12 +108,11 @@ class Views:
     def _page_row(self, row: Mapping[str, object]) -> Mapping[str, object]:
         """A host as the page shows it."""
         host = self.pools[str(row["pool"])].by_name[str(row["host"])]
-        known, verdict = self.inventory.of(host), self.canary.of(host)
-        certificate = known.certificate if known is not None else None
+        known = self.inventory.of(host)
         return {
             **row,
-            "certificate": certificate.as_dict() if certificate is not None else None,
-            "canary": verdict.as_dict() if verdict is not None else None,
+            "certificate": known.certificate if known is not None else None,
+            "canary": self.canary.of(host),
             "short_lived": host.lifespans.all_short(self.wall()),
         }
 

@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 
 from proxy import __version__
+from proxy.control.certificates import time_text
 from proxy.control.http import Answer, Handler, Readiness, Request
 from proxy.control.query import only
 
@@ -43,7 +44,8 @@ class PageViews:
 
     Attributes:
         node: what this node is called.
-        hosts: as /v1/hosts has them, and their certificate and canary.
+        hosts: as /v1/hosts has them, with `certificate` (a `Certificate` or None), `canary` (a
+            `Verdict` or None) and `short_lived`.
         connections: the answer of /v1/connections to a query.
         counts: of a counter of `control.series`, with its labels.
         events: lines of the log, newest first.
@@ -119,6 +121,10 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
+def _day(at: float | None) -> str:
+    return (time_text(at) or "?")[:10]
+
+
 def _size(count: int) -> str:
     """Bytes as `812 B`, `1.5 MB`."""
     size = float(count)
@@ -133,6 +139,6 @@ def _size(count: int) -> str:
 _ENVIRONMENT = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_ENVIRONMENT.filters |= {"duration": _duration, "size": _size}
+_ENVIRONMENT.filters |= {"day": _day, "duration": _duration, "size": _size}
 _PAGE = _ENVIRONMENT.from_string(_HERE.with_name("page.html").read_text("utf-8"))
 _STYLE = _HERE.with_name("page.css").read_bytes()

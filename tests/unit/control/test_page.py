@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from proxy.control.canary import Verdict
+from proxy.control.certificates import Certificate
 from proxy.control.http import Answer, Readiness, Request
 from proxy.control.page import PageViews, page_routes
 from proxy.control.query import QueryError
@@ -108,18 +110,24 @@ async def test_hosts_are_shown_with_what_is_wrong(house: House) -> None:
             "since_s": 42.0,
             "will": "drain",
             "short_lived": True,
-            "certificate": {"subject": "CN=farm", "not_after": "2027-01-01T00:00:00Z"},
-            "canary": {"up": False, "detail": "another host answers"},
+            "certificate": Certificate("ab", "cd", subject="CN=farm", not_after=1_800_000_000.0),
+            "canary": Verdict("another host answers", None, 0.0),
         },
-        HOST | {"host": "rdsh03", "since_s": None, "canary": {"up": True, "detail": None}},
+        HOST
+        | {
+            "host": "rdsh03",
+            "since_s": None,
+            "certificate": Certificate("ab", "cd"),
+            "canary": Verdict(None, None, 0.0),
+        },
     ]
     labels = {"pool": "desktops", "host": "rdsh02"}
     house.counters["suspected_certificate_mismatch_total"] = [(labels, 2.0)]
     text = await house.text()
     assert "rdsh01 10.0.0.21:3389 up 2.0 h ready 100 3 desktops" in text
-    assert "rdsh02 10.0.0.21:3389 down (refused) 42 s drain 100 3 CN=farm, until 2027" in text
+    assert "rdsh02 10.0.0.21:3389 down (refused) 42 s drain 100 3 CN=farm, until 2027-01-15" in text
     assert "another host answers 2 suspected certificate mismatches nobody stays" in text
-    assert "rdsh03 10.0.0.21:3389 up ready 100 3 right" in text
+    assert "rdsh03 10.0.0.21:3389 up ready 100 3 no subject, until ? right" in text
 
 
 async def test_counters_are_summed_without_zeros_largest_first(house: House) -> None:
