@@ -41,7 +41,12 @@ async def shown(
 ) -> AsyncIterator[tuple[RunningProxy, str]]:
     """A proxy whose page is at an address."""
     admin = Address("127.0.0.1", free_port())
-    settings = {"admin": {"bind": str(admin)} | more}
+    health = {"check": "tls", "interval": "1s", "timeout": "1s"}
+    settings = {
+        "admin": {"bind": str(admin)} | more,
+        "pool": {"health": health},
+        "canary": {"interval": "1s"},
+    }
     async with running(farm, directory, **settings) as proxy:
         yield proxy, f"http://{admin}/"
 
@@ -100,6 +105,8 @@ async def test_a_host_that_goes_down_is_seen_without_a_touch_and_can_be_looked_f
         await page.goto(url)
         first = page.locator("#hosts tbody tr").first
         await expect(first).to_contain_text("up")
+        await expect(first).to_contain_text("CN=rdsh01, until 2", timeout=30_000)
+        await expect(first).to_contain_text("right", timeout=30_000)
         await farm.hosts["rdsh01"].kill()
         await expect(first).to_contain_text("down (refused)", timeout=30_000)
         await expect(page.locator("#events")).to_contain_text("host_down")
