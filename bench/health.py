@@ -1,0 +1,200 @@
+"""What watching many hosts costs: `python -m bench.health [--hosts N] [--check tls] [--seconds S]`.
+
+Starts so many simulated hosts (one process, addresses of 127.91.0.0/16, TLS with certificates of
+their own) and rdp-proxy before them, and measures
+
+- the processor time of rdp-proxy (parent, front and relay) over a while without a client, with the
+  checks every 10 s and, to be taken off, once a day
+- scrapes of /metrics: how long each takes
+- how long clients wait for their host's answer while nothing is scraped and while scrape follows
+  scrape: each connects, sends a Connection Request and reads the answer, one after the other
+
+The figures of docs/scaling.md come from here. Exit code 0 whatever they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.processes import cpu_percent, family
+from proxy.address import Address
+from proxy.lab.broker import Broker
+from proxy.lab.certificates import self_signed
+from proxy.lab.session_host import Redirect, SessionHost
+from proxy.wire.x224 import encode_connection_request
+
+_PORT = 33890
+_OPEN_FILES = 20_000
+_SETTLE_S = 8.0  # first checks, and what a start costs
+_PAUSE_S = 0.002  # between two clients: a farm is not under attack all the time
+
+
+def address(number: int) -> Address:
+    """Where a host listens."""
+    return Address(f"127.91.{number // 200}.{number % 200 + 1}", _PORT)
+
+
+async def serve(hosts: int) -> None:
+    """Be all hosts, until the standard input ends."""
+    names = [f"rdsh{number:04}" for number in range(hosts)]
+    broker = Broker({"desktops": names}, seed=1)
+    for number, name in enumerate(names):
+        host = SessionHost(name, address(number), self_signed(name), broker, redirect=Redirect.NONE)
+        await host.start()
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+@contextmanager
+def farm(hosts: int) -> Iterator[None]:
+    """The hosts in a process of their own."""
+    words = [sys.executable, "-m", "bench.health", "--serve", "--hosts", str(hosts)]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        if child.stdout.readline() != b"ready\n":
+            raise SystemExit("the simulated hosts did not start")
+        yield
+    finally:
+        child.communicate()
+
+
+@contextmanager
+def proxy(hosts: int, check: str, interval: str) -> Iterator[tuple[list[int], Address, str]]:
+    """rdp-proxy before them: its processes, its address, and where its metrics are."""
+    front, metrics = _free(), _free()
+    lines = [
+        f"listeners: [{{name: rdp, bind: '{front}', pool: desktops}}]",
+        "pools:",
+        "  - name: desktops",
+        f"    health: {{check: {check}, interval: {interval}}}",
+        "    hosts:",
+        *(f"      - {{name: rdsh{n:04}, address: '{address(n)}'}}" for n in range(hosts)),
+        f"metrics: {{bind: '{metrics}'}}",
+        "relay: {processes: 1}",
+        "log: {level: error}",
+    ]
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "config.yaml")
+        file.write_text("\n".join(lines))
+        words = [sys.executable, "-m", "proxy", "run", "--config", str(file)]
+        child = subprocess.Popen(words, env={"STATE_DIRECTORY": directory, "PATH": "/usr/bin"})
+        try:
+            _await(f"http://{metrics}/readyz")
+            time.sleep(_SETTLE_S)
+            yield family(child.pid), front, f"http://{metrics}/metrics"
+        finally:
+            child.terminate()
+            child.wait()
+
+
+def _free() -> Address:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return Address("127.0.0.1", int(sock.getsockname()[1]))
+
+
+def _await(url: str) -> None:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise SystemExit("rdp-proxy is not ready")
+
+
+def _scrape(url: str) -> tuple[float, int]:
+    began = time.perf_counter()
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        size = len(answer.read())
+    return time.perf_counter() - began, size
+
+
+def _clients(front: Address, seconds: float) -> list[float]:
+    """What each of the clients of so many seconds had to wait, sorted."""
+    waits, end = [], time.perf_counter() + seconds
+    request = encode_connection_request()
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        with socket.create_connection(front, 10) as sock:
+            sock.sendall(request)
+            sock.recv(100)
+        waits.append(time.perf_counter() - began)
+        time.sleep(_PAUSE_S)
+    return sorted(waits)
+
+
+def _told(waits: list[float]) -> str:
+    p50, p99 = (waits[len(waits) * percent // 100] * 1000 for percent in (50, 99))
+    return (
+        f"{len(waits):6} clients: p50 {p50:.2f} ms, p99 {p99:.2f} ms, max {waits[-1] * 1000:.2f} ms"
+    )
+
+
+def measure(hosts: int, check: str, seconds: float) -> None:
+    """Print all figures of one kind of check."""
+    for interval in ("24h", "10s"):
+        with proxy(hosts, check, interval) as (pids, front, metrics):
+            percent = cpu_percent(pids, seconds)
+            print(f"{hosts} hosts, check {check} every {interval}: {percent:.2f} % of one core")
+    with proxy(hosts, check, "10s") as (_, front, metrics):
+        print(f"no scrape      {_told(_clients(front, seconds))}")
+        with subprocess.Popen(
+            [sys.executable, "-m", "bench.health", "--scrape", metrics],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as scraping:
+            waits = _clients(front, seconds)
+            scraping.terminate()
+            told, _ = scraping.communicate()
+        print(f"while scraped  {_told(waits)}")
+        print(told.splitlines()[-1])
+
+
+def scrape(url: str) -> None:
+    """Scrape without a pause, and tell after each how long they took."""
+    took = []
+    while True:
+        seconds, size = _scrape(url)
+        took.append(seconds)
+        middle = sorted(took)[len(took) // 2]
+        print(
+            f"{len(took)} scrapes of {size / 1e6:.2f} MB: median {middle * 1000:.0f} ms, "
+            f"max {max(took) * 1000:.0f} ms",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.health", description=__doc__)
+    parser.add_argument("--hosts", type=int, default=1000)
+    parser.add_argument("--check", choices=("tcp", "x224", "tls"), default="x224")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--scrape", metavar="URL", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    if options.serve:
+        asyncio.run(serve(options.hosts))
+    elif options.scrape is not None:
+        scrape(options.scrape)
+    else:
+        with farm(options.hosts):
+            measure(options.hosts, options.check, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
