@@ -78,7 +78,7 @@ class ProbeResult:
         return hashlib.sha256(self.certificate).hexdigest() if self.certificate else None
 
 
-Connect = Callable[[], Awaitable[socket.socket]]
+Connect = Callable[[float], Awaitable[socket.socket]]  # until when, by the loop's clock
 
 
 class Probe(Protocol):
@@ -135,16 +135,16 @@ async def _visit(
     connect: Connect,
     timeout_s: float,
     connect_s: float,
-    talk: Callable[[socket.socket], Awaitable[_Heard]],
+    talk: Callable[[socket.socket, float], Awaitable[_Heard]],
 ) -> ProbeResult:
     began = time.perf_counter()  # uvloop's own clock ticks in milliseconds
+    now = asyncio.get_running_loop().time()
+    until = now + timeout_s
     sock: socket.socket | None = None
     try:
         try:
-            async with asyncio.timeout(timeout_s):
-                async with asyncio.timeout(min(connect_s, timeout_s)):
-                    sock = await connect()
-                heard = await talk(sock)
+            sock = await connect(now + min(connect_s, timeout_s))
+            heard = await talk(sock, until)
         except WireError as error:
             heard = _Heard(cause=error.cause, detail=str(error))
         except OSError as error:
@@ -153,7 +153,8 @@ async def _visit(
             heard = _Heard(cause=sockets.cause_of(error), detail=f"{step}: {why}")
         seconds = time.perf_counter() - began
         if sock is not None and heard.certificate is not None:
-            await _say_goodbye(sock, min(_GOODBYE_S, timeout_s - seconds))
+            time_s = asyncio.get_running_loop().time()
+            await _say_goodbye(sock, min(until, time_s + _GOODBYE_S))
     finally:
         if sock is not None:
             sock.close()
@@ -168,16 +169,16 @@ async def _visit(
     )
 
 
-async def _listen_only(_: socket.socket) -> _Heard:
+async def _listen_only(_: socket.socket, __: float) -> _Heard:
     return _Heard()
 
 
-async def _negotiate(sock: socket.socket, line: bytes | None = None) -> _Heard:
-    await sockets.send(sock, encode_connection_request(line=line))
+async def _negotiate(sock: socket.socket, until: float, line: bytes | None = None) -> _Heard:
+    await sockets.send(sock, encode_connection_request(line=line), until)
     data = b""
     confirm: ConnectionConfirm | Incomplete = parse_connection_confirm(data)
     while isinstance(confirm, Incomplete):
-        piece = await sockets.receive(sock, confirm.missing)
+        piece = await sockets.receive(sock, confirm.missing, until)
         if not piece:
             return _Heard(cause=Cause.CLOSED, detail=f"closed after {len(data)} bytes of an answer")
         data += piece
@@ -185,21 +186,21 @@ async def _negotiate(sock: socket.socket, line: bytes | None = None) -> _Heard:
     return _Heard(confirm.negotiation or _PLAIN)
 
 
-async def _read_certificate(sock: socket.socket, line: bytes | None = None) -> _Heard:
-    heard = await _negotiate(sock, line)
+async def _read_certificate(sock: socket.socket, until: float, line: bytes | None = None) -> _Heard:
+    heard = await _negotiate(sock, until, line)
     if heard.cause is not None:
         return heard
     answer = heard.answer
     if not isinstance(answer, NegotiationResponse) or answer.selected_protocol == 0:
         return _Heard(answer, None, Cause.TLS_FAILED, "the host does not agree to TLS")
     try:
-        certificate, version = await _begin_tls(sock)
+        certificate, version = await _begin_tls(sock, until)
         return _Heard(answer, certificate, tls=version)
     except ssl.SSLError as error:
         return _Heard(answer, None, Cause.TLS_FAILED, f"TLS: {error.reason or error}")
 
 
-async def _begin_tls(sock: socket.socket) -> tuple[bytes | None, str | None]:
+async def _begin_tls(sock: socket.socket, until: float) -> tuple[bytes | None, str | None]:
     """Become a TLS client on the connection, take leave; the certificate (DER) and the version."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = _ANY_TLS.wrap_bio(incoming, outgoing)
@@ -210,9 +211,9 @@ async def _begin_tls(sock: socket.socket) -> tuple[bytes | None, str | None]:
             done = True
         except ssl.SSLWantReadError:
             pass
-        await sockets.send(sock, outgoing.read())
+        await sockets.send(sock, outgoing.read(), until)
         if not done:
-            data = await sockets.receive(sock, _READ_BYTES)
+            data = await sockets.receive(sock, _READ_BYTES, until)
             if data:
                 incoming.write(data)
             else:
@@ -221,17 +222,16 @@ async def _begin_tls(sock: socket.socket) -> tuple[bytes | None, str | None]:
     with contextlib.suppress(OSError):  # it wants the host's close_notify too, which may wait
         tls.unwrap()
     with contextlib.suppress(OSError):  # the host may be gone: the certificate was seen
-        await sockets.send(sock, outgoing.read())
+        await sockets.send(sock, outgoing.read(), until)
     return certificate, version
 
 
-async def _say_goodbye(sock: socket.socket, at_most_s: float) -> None:
+async def _say_goodbye(sock: socket.socket, until: float) -> None:
     """End our direction and read what is under way: closing with unread bytes would be a reset."""
     with contextlib.suppress(OSError):
-        async with asyncio.timeout(at_most_s):
-            sock.shutdown(socket.SHUT_WR)
-            while await sockets.receive(sock, _READ_BYTES):
-                pass
+        sock.shutdown(socket.SHUT_WR)
+        while await sockets.receive(sock, _READ_BYTES, until):
+            pass
 
 
 def _any_tls() -> ssl.SSLContext:

@@ -96,10 +96,11 @@ class HealthSettings(Section):
     """How session hosts are checked."""
 
     check: HealthCheck = HealthCheck.X224
-    """`tcp` connects, `x224` also negotiates as a client does, `tls` also reads the host's
-    certificate."""
+    """`tcp` connects, `x224` also negotiates as a client does, `tls` also begins TLS once a minute
+    and reads the host's certificate."""
     interval_s: Annotated[float, duration(0.1, DAY_S)] = 10.0
-    """Time between two checks of a host that is up. One that is down is asked every second."""
+    """Time between two checks of a host that is up and has not answered a client meanwhile. One
+    that is down is asked every second."""
     timeout_s: Annotated[float, duration(0.01, 600)] = 3.0
     """How long one check may take."""
     rise: Annotated[int, whole(1, 100)] = 2

@@ -10,7 +10,7 @@ from proxy.control.health import HealthMonitor, HostHealth
 from proxy.control.probe import ProbeResult
 from proxy.errors import Cause
 from proxy.routing.pool import Host, Pool
-from proxy.settings import HealthSettings, HostSettings, PoolSettings
+from proxy.settings import HealthCheck, HealthSettings, HostSettings, PoolSettings
 
 PASSED = ProbeResult(True, None, "", 0.01)
 REFUSED = ProbeResult(False, Cause.REFUSED, "", 0.01)
@@ -38,6 +38,7 @@ class World:
     def __init__(self, *pools: Pool) -> None:
         self.now = 1000.0
         self.probes: list[tuple[float, Host]] = []
+        self.checks: list[HealthCheck] = []
         self.turns: list[tuple[float, str, bool, Cause | None]] = []
         self.checked: list[tuple[str, ProbeResult]] = []
         self.monitor = HealthMonitor(
@@ -49,9 +50,10 @@ class World:
         while True:
             for watched in self.monitor.begin():
                 self.probes.append((self.now, watched.host))
+                self.checks.append(self.monitor.check_now(watched))
                 self.monitor.finish(watched, answer(watched.host))
             rest_s = self.monitor.rest_s()
-            if rest_s is None or self.now + rest_s > end:
+            if self.now + rest_s > end:
                 self.now = end
                 return
             self.now += rest_s

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from proxy.address import Address
-from proxy.control.health import MAX_IN_FLIGHT, HealthMonitor
+from proxy.control.health import MAX_IN_FLIGHT, TLS_S, HealthMonitor
 from proxy.control.probe import ProbeResult
 from proxy.errors import Cause
 from proxy.routing.pool import Host
@@ -180,10 +182,36 @@ def test_no_more_probes_than_the_cap_are_in_flight() -> None:
     in_flight = world.monitor.begin()
     assert len(in_flight) == MAX_IN_FLIGHT
     assert world.monitor.begin() == []
-    assert world.monitor.rest_s() is None, "nothing to wait for but the end of a probe"
+    assert world.monitor.rest_s() == math.inf, "nothing to wait for but the end of a probe"
     world.monitor.finish(in_flight[0], PASSED)
     assert world.monitor.rest_s() == 0
     assert len(world.monitor.begin()) == 1
+
+
+def test_tls_is_begun_once_a_minute_while_all_is_well_and_by_each_check_in_doubt() -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(check=HealthCheck.TLS))
+    world = World(pool)
+
+    def shown(_: Host) -> ProbeResult:
+        is_tls = world.checks[-1] is HealthCheck.TLS
+        return replace(PASSED, certificate=b"what the host shows" if is_tls else None)
+
+    world.until(1600, shown)
+    began = [
+        at for (at, _), check in zip(world.probes, world.checks, strict=True) if check == "tls"
+    ]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
+    assert len(gaps) in (8, 9)
+    assert min(gaps) >= TLS_S
+    assert max(gaps) <= TLS_S + 11
+    assert set(world.checks) == {HealthCheck.TLS, HealthCheck.X224}
+    asked = len(world.checks)
+    world.until(1700, always(REFUSED))
+    assert world.checks[asked + 1 :] == [HealthCheck.TLS] * (len(world.checks) - asked - 1)
+    asked = len(world.checks)
+    world.until(1702, shown)
+    assert pool.hosts[0].up
+    assert world.checks[asked : asked + 2] == [HealthCheck.TLS] * 2
 
 
 def test_a_thousand_hosts_are_all_asked_once_an_interval() -> None:

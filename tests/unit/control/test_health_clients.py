@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
-from proxy.control.health import CERTIFICATE_S
+from proxy.control.health import BUSY_TLS_S
 from proxy.control.probe import ProbeResult
 from proxy.errors import Cause
 from proxy.routing.pool import Host
@@ -126,11 +127,14 @@ def test_a_failed_client_asks_for_no_second_probe_beside_the_one_in_flight() -> 
     assert world.monitor.begin() == [watched], "asked every second while in doubt"
 
 
-def busy(world: World, end: float) -> None:
+SHOWN = replace(PASSED, certificate=b"what the host shows")
+
+
+def busy(world: World, end: float, found: ProbeResult = PASSED) -> None:
     """A client a second gets an answer."""
     while world.now < end:
         world.monitor.host_answered("desktops", "h0")
-        world.until(min(end, world.now + 1), always(PASSED))
+        world.until(min(end, world.now + 1), always(found))
 
 
 @pytest.mark.parametrize("check", [HealthCheck.TCP, HealthCheck.X224])
@@ -149,16 +153,17 @@ def test_a_busy_host_gets_no_check_after_the_first_one(check: HealthCheck) -> No
 def test_a_busy_hosts_certificate_is_read_every_five_minutes() -> None:
     pool = pool_of("10.0.0.1", health=HealthSettings(check=HealthCheck.TLS))
     world = World(pool)
-    busy(world, 2500)
+    busy(world, 2500, SHOWN)
     times = world.times(pool.hosts[0])
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert gaps == pytest.approx([CERTIFICATE_S] * 4)
+    assert gaps == pytest.approx([BUSY_TLS_S] * 4)
+    assert set(world.checks) == {HealthCheck.TLS}
 
 
 def test_longer_intervals_than_five_minutes_hold_for_certificates_too() -> None:
     pool = pool_of("10.0.0.1", health=HealthSettings(check=HealthCheck.TLS, interval_s=3600))
     world = World(pool)
-    busy(world, 5000)
+    busy(world, 5000, SHOWN)
     assert len(world.probes) == 2
 
 

@@ -373,7 +373,7 @@ async def test_ipv6_hosts_are_reached() -> None:
 async def test_the_proxys_own_want_is_told_apart_from_the_hosts_faults(
     monkeypatch: pytest.MonkeyPatch, number: int, cause: Cause
 ) -> None:
-    async def connect(_: Address) -> socket.socket:
+    async def connect(*_: object) -> socket.socket:
         raise OSError(number, "as the system says")
 
     monkeypatch.setattr(sockets, "connect", connect)
