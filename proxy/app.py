@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import uvloop
 
@@ -26,6 +25,7 @@ from proxy.control.metrics import Metrics
 from proxy.errors import ConfigError, StoreError
 from proxy.front import Front, StartError, wall
 from proxy.parent_link import ParentLink
+from proxy.reload import Reloader
 from proxy.settings import Settings
 
 log = logging.getLogger("proxy")
@@ -56,13 +56,13 @@ async def serve(control: socket.socket, path: str) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_CONFIG
-    with LogWriter(settings.log):
+    with LogWriter(settings.log) as writer:
         if refused is not None:
             log.error("configuration", extra={"detail": f"the last good one is used: {refused}"})
         for warning in config.warnings(settings):
             log.warning("configuration", extra={"detail": warning})
         try:
-            metrics = Metrics(settings, started_at=wall())
+            metrics = Metrics(started_at=wall())
 
             def store_event(event: StoreEvent, detail: str) -> None:
                 metrics.store_event(event)
@@ -74,11 +74,13 @@ async def serve(control: socket.socket, path: str) -> int:
             return _cannot_start(error)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, front.stop)
-        loop.add_signal_handler(signal.SIGHUP, _no_reload)
+        reloader = Reloader(path, front, writer, wall, refused=refused is not None)
+        front.views.parts.append(reloader.samples)
+        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
         async with asyncio.TaskGroup() as tasks:
             hearing = tasks.create_task(link.run())
             try:
-                await front.run()
+                await front.run(meanwhile=reloader.run)
             except StartError as error:
                 return _cannot_start(error)
             finally:
@@ -105,18 +107,13 @@ def _configuration(link: ParentLink, path: str) -> tuple[Settings, str, str | No
     refused = None
     if last is None or link.is_upgrade:
         try:
-            settings = config.load(path)
-            return settings, Path(path).read_text("utf-8"), None
-        except (ConfigError, OSError) as error:
+            text = config.read(path)
+            return config.loads(text, path), text, None
+        except ConfigError as error:
             if last is None:
                 raise
             refused = str(error)
     return config.loads(last, path), last, refused
-
-
-def _no_reload() -> None:
-    detail = "a changed file takes effect at the next start or upgrade"
-    log.warning("configuration", extra={"detail": detail})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

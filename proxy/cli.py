@@ -70,6 +70,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
     check = command("check", _check, "Read a configuration file and tell all of its problems.")
     check.add_argument("file", metavar="FILE")
+    check.add_argument("--against", metavar="FILE", help="tell what it would change there")
 
     command("schema", _schema, "Print the JSON Schema of the configuration, for editors.")
 
@@ -145,6 +146,11 @@ def _check(args: argparse.Namespace) -> int:
         number(hosts, "host"),
     )
     say(f"{args.file}: ok, {', '.join(counts)}")
+    if args.against is not None:
+        found = config.changes(load(args.against), settings)
+        say(f"{number(len(found), 'change')} against {args.against}")
+        for change in found:
+            say(f"  {change}")
     return OK
 
 

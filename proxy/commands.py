@@ -31,7 +31,7 @@ class _View(NamedTuple):
     columns: str
 
 
-_HOSTS = _View("hosts", "pool host address up will since weight connections cause agent")
+_HOSTS = _View("hosts", "pool host address configured up will since weight connections cause agent")
 _CONNECTIONS = _View(
     "connections",
     "client user pool host reason token_fate answer bytes_up bytes_down duration_s",

@@ -3,6 +3,9 @@
 One front at a time accepts, reads, decides and connects; the parent keeps its listening sockets and
 the relays keep its established connections, so it owns only what it can rebuild.
 
+A new configuration changes the parts in place, in one step (`Front.change`): whoever holds a host
+or a pool holds the right one still, and no connection notices.
+
 In an upgrade two overlap. The new one attaches to the relays, binds nothing anew, and when it is
 ready the parent tells the old one to leave: that accepts nobody any more, and ends when those whom
 it has in hand are with their hosts.
@@ -18,10 +21,11 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from proxy.affinity.store import AffinityStore
 from proxy.capacity import default_relays, raise_open_files
+from proxy.config.changes import Change, changes, in_force
 from proxy.control.agents import AgentMonitor
 from proxy.control.canary import Canary, Door
 from proxy.control.health import HealthMonitor
@@ -30,20 +34,20 @@ from proxy.control.inventory import Inventory
 from proxy.control.logs import ConnectionLog
 from proxy.control.metrics import Metrics
 from proxy.control.names import user_names
-from proxy.control.resolver import Resolver
 from proxy.control.wills import WillDesk
 from proxy.errors import Cause
+from proxy.host_keeper import HostKeeper
+from proxy.listeners import Listeners
 from proxy.observers import Observers
 from proxy.parent_link import ParentLink
 from proxy.relay.hand_off import RelayPool
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host
 from proxy.routing.will import Will
 from proxy.server.canaries import Canaries
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
 from proxy.server.gate import Gate
 from proxy.server.learned import LearnedTokens
-from proxy.server.listener import Listener
 from proxy.server.pins import PinKeeper
 from proxy.server.placement import Placer
 from proxy.server.shared_sources import SharedSources
@@ -51,14 +55,13 @@ from proxy.server.signs import Signs
 from proxy.server.slow_start import SlowStart
 from proxy.server.table import ConnectionTable
 from proxy.server.wills import WillKeeper
-from proxy.settings import Settings, state_path
+from proxy.settings import Settings, shared_sources, state_path
 from proxy.views import Views
 
 log = logging.getLogger("proxy")
 wall = time.time  # noqa: TID251  (the one wall clock; whoever needs it is given it)
 
 _RELAYS_READY_S = 10.0
-_NAMES_SETTLED_S = 3.0
 _WILL_LEARNED_S = 2.0
 _LAST_ENDINGS_S = 2.0
 IN_HAND_S = 30.0  # how long a front that leaves may take for the clients that it has accepted
@@ -87,34 +90,31 @@ class Front:
         self.stopping = asyncio.Event()
         self.hurried = False
         self.replaced = False
-        self.listeners: list[Listener] = []
-        self.pools = {pool.name: Pool(pool) for pool in settings.pools}
-        self.routes = [Routes(listener, self.pools) for listener in settings.listeners]
+        self.hosts = HostKeeper(settings, self._hosts_changed)
+        pools = self.hosts.farm.pools
         self.relay_count = settings.relay.processes or default_relays()
         self.metrics = metrics
         try:
             self.log = ConnectionLog(user_names(settings.log.users))
         except OSError as error:
             raise StartError(f"log.users: {error}") from error
-        self.inventory = Inventory(self.pools.values(), wall)
+        self.inventory = Inventory(pools.values(), wall)
         self.health = HealthMonitor(
-            self.pools.values(),
+            pools.values(),
             self._host_turned,
             self.inventory.checked,
             rng=random.Random(),  # noqa: S311
         )
         self.observers = Observers(self.health, self.metrics, self.log)
-        self.resolver = Resolver(self.pools.values(), self._host_moved)
-        shared = [net for pool in settings.pools for net in pool.affinity.shared_sources]
-        self.gate = Gate(settings.limits, shared, loop.time)
-        self.table = ConnectionTable(self.pools, self.gate, self.observers, wall)
+        self.gate = Gate(settings.limits, shared_sources(settings.pools), loop.time)
+        self.table = ConnectionTable(pools, self.gate, self.observers, wall)
         self.relays = RelayPool(self.table, loop, on_ready=link.relay_ready, in_charge=False)
         # The same over restarts, and another for a second proxy on this machine.
         node = f"{socket.gethostname()}:{state_path('')}"
         timeouts = settings.timeouts
-        self.pins = PinKeeper(store, node, self.table, self.pools, self.observers, wall)
-        self.shared = SharedSources(settings.affinity.shared_after, self.pools, store, loop.time)
-        signs = Signs(self.pools, self.shared, self.observers, wall)
+        self.pins = PinKeeper(store, node, self.table, pools, self.observers, wall)
+        self.shared = SharedSources(settings.affinity.shared_after, pools, store, loop.time)
+        signs = Signs(pools, self.shared, self.observers, wall)
         self.table.watchers += [self.pins, self.shared, signs]
         self.placer = Placer(
             store,
@@ -127,11 +127,11 @@ class Front:
             self.shared,
             wall,
         )
-        self.slow_start = SlowStart(self.pools, loop.time)
+        self.slow_start = SlowStart(pools, loop.time)
         self.wills = WillKeeper(
             store,
             node,
-            self.pools,
+            pools,
             self.table,
             self.observers,
             self.relays.close,
@@ -151,10 +151,11 @@ class Front:
             ids.__next__,
         )
         self.canaries = Canaries(self.reception, self.placer.dialler, self.relays)
-        self.agents = AgentMonitor(self.pools, self._host_wanted, random.Random(), loop.time, wall)  # noqa: S311
+        self.agents = AgentMonitor(pools, self._host_wanted, random.Random(), loop.time, wall)  # noqa: S311
         self.canary = Canary(
             settings.canary.interval_s, self._doors, self.canaries.expect, self.inventory, wall
         )
+        self.listeners = Listeners(link, self.canaries)
         self.views = Views(
             settings,
             metrics,
@@ -162,7 +163,7 @@ class Front:
             self.inventory,
             self.canary,
             self.agents,
-            self.pools,
+            pools,
             self.table,
             self.relays,
             self.relay_count,
@@ -170,10 +171,11 @@ class Front:
             self.observers,
             self.placer,
             self.shared,
-            WillDesk(self.wills, lambda: self.pools, wall),
+            WillDesk(self.wills, lambda: pools, wall),
             wall,
             self.stopping.is_set,
         )
+        self.views.parts.append(self.hosts.samples)
 
     def attach(self, index: int, pid: int, sock: socket.socket, *, retired: bool) -> None:
         """Have a relay; one more than the configuration wants takes nothing new."""
@@ -191,14 +193,17 @@ class Front:
         self.replaced = True
         self.stopping.set()
 
-    async def run(self) -> None:
+    async def run(self, meanwhile: Callable[[], Coroutine[None, None, None]]) -> None:
         """Start in the order in which things depend on each other; serve; stop in reverse.
+
+        Args:
+            meanwhile: what else is to be done while clients are accepted.
 
         Raises:
             StartError: an address is taken, or the relays did not come.
         """
         await self._attach_relays()
-        sockets = await self._bind()
+        await self._bind(self.settings)
         servers = self._view_servers()
         shown = {server: await self._bind_view(server) for server in servers}
         if not self.link.is_upgrade:  # else the old one shows what is, until this one is ready
@@ -207,7 +212,7 @@ class Front:
             parts = [
                 tasks.create_task(part)
                 for part in (
-                    self.resolver.run(),
+                    self.hosts.run(),
                     self.health.run(),
                     self.pins.run(),
                     self.canary.run(),
@@ -217,7 +222,7 @@ class Front:
                     self.store.maintain(),
                 )
             ]
-            await self.resolver.settled(_NAMES_SETTLED_S)
+            await self.hosts.settled()
             await self.wills.learn(_WILL_LEARNED_S)
             parts.append(tasks.create_task(self.wills.run()))
             # What was built until now lives as long as the process: the collector may skip it.
@@ -226,12 +231,14 @@ class Front:
             if self.link.is_upgrade:
                 await self._serve(shown)
             async with asyncio.TaskGroup() as clients:
-                self._listen(sockets, clients)
+                self._listen(clients)
                 self.relays.take_over()
                 self.link.keep_configuration(self.text)
                 self.link.ready()
                 log.info("started", extra={"pid": os.getpid(), "connections": len(self.table.rows)})
+                beside = clients.create_task(meanwhile())
                 await self.stopping.wait()
+                beside.cancel()
                 if self.replaced:
                     await self._leave(servers)
                 else:
@@ -245,6 +252,36 @@ class Front:
         self.metrics.close()
         log.info("stopped")
 
+    async def change(self, settings: Settings, text: str) -> list[Change]:
+        """Take another configuration, between two steps of the event loop; what differs.
+
+        Before anything changes, new listeners are bound and new DNS names have been asked, so that
+        an address that is taken refuses all of it, and new pools have their hosts at once. Hosts
+        and pools that are gone leave, as `proxy.routing.pool` has it.
+
+        Raises:
+            StartError: a listener's address cannot be had; all is as before.
+        """
+        found = changes(self.settings, settings)
+        settings = in_force(self.settings, settings)
+        await self._bind(settings)
+        await self.hosts.prepare(settings)
+        limits = self.settings.limits
+        self.settings = self.views.settings = settings
+        self.text = text
+        self.gate.change(settings.limits, shared_sources(settings.pools))
+        self.shared.after = settings.affinity.shared_after
+        self.canary.interval_s = settings.canary.interval_s
+        timeouts = settings.timeouts
+        self.placer.timeouts = self.placer.dialler.timeouts = self.reception.timeouts = timeouts
+        self.hosts.change(settings)
+        self._open_listeners()
+        if settings.limits != limits:
+            raise_open_files(settings.limits.connections, self.relay_count)
+        await self.listeners.release()
+        self.link.keep_configuration(text)
+        return found
+
     async def _attach_relays(self) -> None:
         raise_open_files(self.settings.limits.connections, self.relay_count)
         await self.link.relays(self.relay_count)
@@ -253,6 +290,7 @@ class Front:
         except TimeoutError:
             said = f"{self.relay_count} relays did not start within {_RELAYS_READY_S} s"
             raise StartError(said) from None
+        self.hosts.adopted()
 
     def _view_servers(self) -> list[HttpServer]:
         try:
@@ -276,43 +314,33 @@ class Front:
             except OSError as error:
                 raise StartError(str(error)) from error
 
-    async def _bind(self) -> list[socket.socket]:
-        """The listening sockets, in the order of the listeners.
+    async def _bind(self, settings: Settings) -> None:
+        try:
+            await self.listeners.bind(settings.listeners)
+        except OSError as error:
+            raise StartError(error.strerror) from error
 
-        IPv4 comes first: "::" takes what is left of its port, which may be both families.
-        """
-        sockets = {}
-        for listener in sorted(self.settings.listeners, key=lambda it: ":" in it.bind.host):
-            try:
-                sockets[listener.name] = await self.link.listen(listener.bind)
-            except OSError as error:
-                raise StartError(f"listener {listener.name} at {listener.bind}: {error}") from error
-        return [sockets[listener.name] for listener in self.settings.listeners]
-
-    def _listen(self, sockets: list[socket.socket], clients: asyncio.TaskGroup) -> None:
-        keepalive_s = self.settings.timeouts.keepalive_s
-        self.listeners = [
-            Listener(settings, routes, sock, self.canaries, clients, keepalive_s)
-            for settings, routes, sock in zip(
-                self.settings.listeners, self.routes, sockets, strict=True
-            )
-        ]
-        for listener in self.listeners:
-            listener.open()
+    def _listen(self, clients: asyncio.TaskGroup) -> None:
+        self._clients = clients
+        self._open_listeners()
         self.views.listening = True
+
+    def _open_listeners(self) -> None:
+        settings = self.settings
+        self.listeners.change(
+            settings.listeners, self.hosts.farm.routes, settings.timeouts.keepalive_s, self._clients
+        )
 
     async def _leave(self, servers: Iterable[HttpServer]) -> None:
         """Accept and show nothing; those in hand have a while until they are abandoned."""
-        for listener in self.listeners:
-            listener.close()
+        self.listeners.close()
         log.info("replaced", extra={"pid": os.getpid()})
         asyncio.get_running_loop().call_later(IN_HAND_S, self._abandon)
         for server in servers:
             await server.stop()
 
     def _abandon(self) -> None:
-        for listener in self.listeners:
-            listener.abandon()
+        self.listeners.abandon()
 
     async def _drain(self) -> None:
         """Let balancers in front notice, take nobody new, let those who are here finish until
@@ -320,9 +348,8 @@ class Front:
         log.info("stopping", extra={"connections": self.gate.connections})
         await self._while(lambda: True, self.settings.timeouts.stop_lag_s)
         self.views.listening = False
-        for listener in self.listeners:
-            await self.link.unlisten(listener.settings.bind)
-            listener.close()
+        self.listeners.close()
+        await self.listeners.release()
         await self._while(lambda: self.gate.connections > 0, self.settings.timeouts.stop_s)
         self._abandon()
         for conn_id in list(self.table.rows):
@@ -353,11 +380,13 @@ class Front:
 
     def _doors(self) -> list[Door]:
         """The listeners that the canary may come to."""
-        if self.stopping.is_set():
-            return []
-        return [Door(it.settings.name, it.bound, it.routes) for it in self.listeners]
+        return [Door(it.settings.name, it.bound, it.routes) for it in self.listeners.open]
 
-    def _host_moved(self, host: Host) -> None:
-        log.info("host_resolved", extra={"host": host.name, "address": str(host.address)})
-        for routes in self.routes:
-            routes.index()
+    def _hosts_changed(self) -> None:
+        """Hosts have come, gone or moved: whoever watches them learns it."""
+        pools = self.hosts.farm.pools.values()
+        self.inventory.watch(pools)
+        self.health.watch(pools)
+        self.metrics.follow(self.settings.listeners, pools)
+        self.wills.obey()
+        self.placer.host_turned()

@@ -212,6 +212,13 @@ def _read_token_address(value: str | Address) -> Address:
     return address
 
 
+def _read_name_server(value: str | Address) -> Address:
+    address = _read_address(value, default_port=53)
+    if not address.is_ip or address.port == 0:
+        raise ValueError("a name server has an IP address and a port")
+    return address
+
+
 def _read_network(value: str | Network) -> Network:
     if not isinstance(value, str):
         return value
@@ -269,6 +276,11 @@ TOKEN_ADDRESS = Reader(
     "an IP address with or without a port",
     _read_token_address,
     {"type": "string", "examples": ["192.0.2.21", "192.0.2.21:3389"]},
+)
+NAME_SERVER = Reader(
+    "a name server's IP address with or without a port",
+    _read_name_server,
+    {"type": "string", "examples": ["10.0.0.2", "127.0.0.1:8600"]},
 )
 NETWORK = Reader(
     "a network such as 10.0.1.0/24 or 2001:db8::/32",

@@ -299,6 +299,7 @@ class Parent:
                     place = str(said["host"]), int(str(said["port"]))
                     fd = self._listening_at(front, place) if act == "listen" else None
                     if act == "unlisten":
+                        front.listens.discard(place)
                         self._house.listening.close(*place)
             except (OSError, OverflowError) as error:
                 answer["errno"] = getattr(error, "errno", None) or errno.EINVAL

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.affinity.store import AffinityStore, PinKey
@@ -42,6 +42,7 @@ class Views:
     Attributes:
         listening: whether clients are accepted; the front says so.
         stopping: whether it has been told to stop.
+        parts: those that name their own samples of metrics.
     """
 
     settings: Settings
@@ -62,6 +63,7 @@ class Views:
     wall: Callable[[], float]
     stopping: Callable[[], bool]
     listening: bool = False
+    parts: list[Callable[[], Iterable[Sample]]] = field(default_factory=list)
     recent: RecentEvents = field(default_factory=RecentEvents)
 
     def __post_init__(self) -> None:
@@ -155,6 +157,7 @@ class Views:
                 self.inventory.samples,
                 self.canary.samples,
                 self.agents.samples,
+                *self.parts,
             ),
         )
 

@@ -1,7 +1,9 @@
 """Configuration: from the operator's YAML file to settings, with all of its problems at once.
 
     load(path)            the settings, or ConfigError with every problem as file:line:column
-    loads(text, name)     the same from a text that is at hand
+    read(path)            its text alone
+    loads(text, name)     the settings, from a text that is at hand
+    changes(old, new)     what differs, and what of it has to wait for a start or upgrade
     warnings(settings)    what is legal but hardly meant
     schema()              JSON Schema of the file, for editors
 
@@ -10,7 +12,8 @@ sections (`checks`), both of which blame a place -> problems in plain words (`me
 `proxy.config.reference` writes docs/reference/configuration.md.
 """
 
-from proxy.config.loading import load, loads, warnings
+from proxy.config.changes import changes
+from proxy.config.loading import load, loads, read, warnings
 from proxy.config.shape import schema
 
-__all__ = ["load", "loads", "schema", "warnings"]
+__all__ = ["changes", "load", "loads", "read", "schema", "warnings"]

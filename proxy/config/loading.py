@@ -24,6 +24,15 @@ def load(path: str | os.PathLike[str]) -> Settings:
     Raises:
         ConfigError: the file cannot be read or used; it carries every problem, in file order.
     """
+    return loads(read(path), os.fspath(path))
+
+
+def read(path: str | os.PathLike[str]) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
     name = os.fspath(path)
     try:
         data = Path(path).read_bytes()
@@ -32,10 +41,9 @@ def load(path: str | os.PathLike[str]) -> Settings:
         message = f"the file cannot be read: {reason}"
         raise ConfigError([Problem(name, 1, 1, message)]) from None
     try:
-        text = document.decode(data)
+        return document.decode(data)
     except DocumentError as refused:
         raise ConfigError([_problem(name, refused.fault)]) from None
-    return loads(text, name)
 
 
 def loads(text: str, name: str = "<text>") -> Settings:

@@ -202,7 +202,8 @@ def _host(host: Host, health: HealthView | None) -> dict[str, object]:
     return {
         "pool": host.pool,
         "host": host.name,
-        "address": str(host.address or host.settings.address),
+        "address": str(host.address),
+        "configured": not host.leaving,
         "up": host.up,
         "since_s": round(health.since_s, 3) if health else None,
         "failures": health.failures if health else None,

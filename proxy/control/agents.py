@@ -76,7 +76,7 @@ class AgentMonitor:
         now, due, begun = self.clock(), dict[Host, float](), list[Visit]()
         for host, port, interval_s, timeout_s in self._with_agents():
             due[host] = self._due.get(host, now + min(_SPREAD_S, interval_s) * self.rng.random())
-            if due[host] > now or host in self._in_flight or host.address is None:
+            if due[host] > now or host in self._in_flight:
                 continue
             if len(self._in_flight) >= MAX_IN_FLIGHT:
                 continue

@@ -183,7 +183,7 @@ class Canary:
         result, passage = await self._visit(way, timeout_s)
         if passage.refused is not None:
             return passage.refused
-        if passage.host is None or passage.host.address is None:
+        if passage.host is None:
             return f"the listener does not answer: {result.detail}"
         if passage.host.address != host.address:
             return f"the token leads to {passage.host.pool}/{passage.host.name}"

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from proxy.address import Address
 from proxy.routing.decide import RULES, Question
+from proxy.routing.farm import dns_names
 from proxy.routing.key import affinity_key, is_within
 from proxy.routing.model import Decision, TokenFate
 from proxy.routing.pool import Pool, Routes
@@ -110,7 +111,9 @@ def explain(
     chosen = _listener(settings, listener)
     source = _source(client)
     request = _request(request_hex, token, user)
-    pools = {pool.name: Pool(pool) for pool in settings.pools}
+    # Names are not asked, and stand for themselves.
+    names = {name: [name] for name in dns_names(settings.pools)}
+    pools = {pool.name: Pool(pool, names) for pool in settings.pools}
     routes = Routes(chosen, pools)
     text = request.routing_token
     named = routes.named_by(text) if text is not None else None
@@ -127,9 +130,7 @@ def explain(
         token_fate=decision.fate,
         pool=decision.pool.name,
         key=key,
-        candidates=[
-            Candidate(host.name, str(host.settings.address)) for host in decision.candidates
-        ],
+        candidates=[Candidate(host.name, str(host.address)) for host in decision.candidates],
         notes=_notes(chosen, source, request, question, decision),
     )
 
@@ -253,7 +254,7 @@ def _notes(
     offered = request.negotiation.requested_protocols if request.negotiation else 0
     if listener.require_tls and not offered:
         notes.append("This client is refused: it offers standard RDP security only.")
-    names = [h.name for pool in question.routes.pools for h in pool.hosts if h.address is None]
+    names = [h.name for pool in question.routes.pools for h in pool.hosts if not h.address.is_ip]
     if names and decision.fate is TokenFate.UNKNOWN_HOST:
         notes.append(f"Not compared with the token, since DNS is not asked: {', '.join(names)}.")
     ranked = len(decision.candidates) > 1

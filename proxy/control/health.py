@@ -3,7 +3,7 @@
 Rules:
 
 1. A host counts as up at start: a proxy that restarts must not refuse anybody. Only checks and
-   passive failures turn it. A host whose name has no address is down at once.
+   passive failures turn it.
 2. `fall` failures in a row turn it down, `rise` passed checks in a row turn it up.
 3. A host that is up is checked every `interval` (10 % more or less, so that hosts do not move in
    step); one in doubt or down every second. A down host that passes a check is asked again after
@@ -76,7 +76,7 @@ class HostHealth:
 
     pool: str
     host: str
-    address: Address | None
+    address: Address
     up: bool
     since_s: float
     passes: int
@@ -91,6 +91,7 @@ class Watched:
     """What the monitor keeps of one host."""
 
     __slots__ = (
+        "address",
         "answered_at",
         "cause",
         "checked_at",
@@ -108,6 +109,7 @@ class Watched:
 
     def __init__(self, host: Host, settings: HealthSettings, now: float) -> None:
         self.host = host
+        self.address = host.address
         self.settings = settings
         self.since = now
         self.due = math.inf
@@ -157,24 +159,25 @@ class HealthMonitor:
     def watch(self, pools: Iterable[Pool]) -> None:
         """Watch the hosts of these pools from now on.
 
-        What is known of a host stays where pool, name and configured address are as before.
+        What is known of a host stays, and its next check is due as before, while it is the same
+        host at the same address. At another address it begins anew, and counts as up.
         """
         now = self._clock()
         before, self._watched = self._watched, {}
-        self._heap.clear()
         for pool in pools:
             health = pool.settings.health
             for host in pool.hosts:
                 watched = before.get((pool.name, host.name))
-                if watched and watched.host.settings.address == host.settings.address:
-                    host.up = watched.host.up
-                    watched.host, watched.settings = host, health
-                else:
+                if watched is None or watched.host is not host or watched.address != host.address:
+                    host.up = True
                     watched = Watched(host, health, now)
                 self._watched[pool.name, host.name] = watched
-                if not watched.in_flight:
-                    spread = min(_SPREAD_S, health.interval_s) if host.address else 0.0
-                    self._plan(watched, now + spread * self._rng.random())
+                if watched.due == math.inf or watched.settings != health:
+                    watched.settings = health
+                    self._spread(watched, now)
+        watched_still = {id(watched) for watched in self._watched.values()}
+        self._heap = [planned for planned in self._heap if id(planned[2]) in watched_still]
+        heapq.heapify(self._heap)
 
     async def run(self) -> None:
         """Check until cancelled. Wants an owner, and to run once."""
@@ -198,12 +201,9 @@ class HealthMonitor:
                 self._plan(watched, now + spared_s)
                 continue
             watched.started = now
-            if watched.host.address is None:
-                self._nameless(watched, now)
-            else:
-                watched.in_flight = True
-                self._in_flight += 1
-                due.append(watched)
+            watched.in_flight = True
+            self._in_flight += 1
+            due.append(watched)
         return due
 
     def check_now(self, watched: Watched) -> HealthCheck:
@@ -264,7 +264,7 @@ class HealthMonitor:
             HostHealth(
                 pool=watched.host.pool,
                 host=watched.host.name,
-                address=watched.host.address,
+                address=watched.address,
                 up=watched.host.up,
                 since_s=now - watched.since,
                 passes=watched.passes,
@@ -281,25 +281,13 @@ class HealthMonitor:
         host, health = watched.host, watched.settings
         result: ProbeResult | None = None
         try:
-            if host.address is not None:
-                # A host that is off swallows the SYN, and systems repeat it ever more slowly: for
-                # one that is down, the next probe's SYN is the better repetition.
-                connect_s = health.timeout_s if host.up else min(_DOUBT_S, health.timeout_s)
-                probe = self._probes[self.check_now(watched)]
-                result = await probe(host.address, health.timeout_s, connect_s)
+            # A host that is off swallows the SYN, and systems repeat it ever more slowly: for one
+            # that is down, the next probe's SYN is the better repetition.
+            connect_s = health.timeout_s if host.up else min(_DOUBT_S, health.timeout_s)
+            probe = self._probes[self.check_now(watched)]
+            result = await probe(watched.address, health.timeout_s, connect_s)
         finally:
             self.finish(watched, result)
-
-    def _nameless(self, watched: Watched, now: float) -> None:
-        detail = f"{watched.host.settings.address.host} has no address"
-        watched.last = ProbeResult(False, Cause.UNREACHABLE, detail, 0.0)
-        self._on_checked(watched.host, watched.last)
-        watched.checked_at = now
-        watched.passes = 0
-        watched.cause = Cause.UNREACHABLE
-        if watched.host.up:
-            self._turn(watched, up=False, now=now)
-        self._plan(watched, self._next(watched, now))
 
     def _passed(self, watched: Watched, now: float) -> None:
         if watched.host.up:
@@ -342,6 +330,12 @@ class HealthMonitor:
             interval = min(_DOUBT_S, interval)
         jitter = self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         return max(now, watched.started + interval * jitter)
+
+    def _spread(self, watched: Watched, now: float) -> None:
+        """Check it soon, but not all of them in one moment."""
+        if not watched.in_flight:
+            spread = min(_SPREAD_S, watched.settings.interval_s)
+            self._plan(watched, now + spread * self._rng.random())
 
     def _hurry(self, watched: Watched) -> None:
         """Bring the next check forward, to one a second at most."""

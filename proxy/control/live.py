@@ -28,9 +28,9 @@ from proxy.routing.will import Will
 from proxy.server.record import ConnectionRecord
 
 OTHER = "other"  # where a label has no value
-LIVE_COUNTERS = frozenset(
-    {"bytes_total", "host_certificate_changes_total"}
-)  # counted by those who own them
+LIVE_COUNTERS = frozenset(  # counted by those who own them
+    {"bytes_total", "config_reloads_total", "host_certificate_changes_total"}
+)
 
 _PINS_TIMEOUT_S = 1.0
 

@@ -102,6 +102,9 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{exception}" if exception else line
 
 
+_FORMATTERS = {LogFormat.JSON: JsonFormatter, LogFormat.TEXT: TextFormatter}
+
+
 class LogWriter:
     """The way of all log lines of this process from `logging` to the stream.
 
@@ -114,9 +117,15 @@ class LogWriter:
         self._waiting: Waiting = queue.SimpleQueue()
         self._handler = _Enqueue(self._waiting)
         self._stream = stream or sys.stderr
-        self._formatter = JsonFormatter() if settings.format is LogFormat.JSON else TextFormatter()
+        self._formatter = _FORMATTERS[settings.format]()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._level = settings.level.name
+
+    def change(self, settings: LogSettings) -> None:
+        """Take another level and format for the lines from now on."""
+        self._formatter = _FORMATTERS[settings.format]()
+        self._level = settings.level.name
+        log.setLevel(self._level)
 
     def __enter__(self) -> Self:
         # Nobody writes these, and each costs a system call or more for every line.

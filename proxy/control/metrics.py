@@ -18,7 +18,7 @@ that owns the value.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import (
@@ -34,9 +34,10 @@ from proxy.control.live import LIVE_COUNTERS, OTHER, Carried, Live, Sources
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.pool import Pool
 from proxy.routing.signs import Sign
 from proxy.server.record import ConnectionRecord, Phase
-from proxy.settings import ListenerSettings, PoolSettings, Settings
+from proxy.settings import ListenerSettings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -94,7 +95,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """Observer of the path, and the text that Prometheus scrapes."""
 
-    def __init__(self, settings: Settings, *, started_at: float) -> None:
+    def __init__(self, *, started_at: float) -> None:
         """`started_at` is the start of the process in seconds since the epoch."""
         self._started_at = started_at
         self._registry = CollectorRegistry()
@@ -115,14 +116,25 @@ class Metrics:
                     buckets=series.buckets,
                 )
         self._bound: dict[tuple[str, ...], Counter | Histogram] = {}
-        self._ended_bytes: dict[tuple[str, str], Carried] = {
-            (pool.name, host.name): Carried() for pool in settings.pools for host in pool.hosts
-        }
+        self._ended_bytes: dict[tuple[str, str], Carried] = {}
         for event in StoreEvent:
             self._bind("affinity_events_total", event)
-        for listener in settings.listeners:
+
+    def follow(self, listeners: Iterable[ListenerSettings], pools: Iterable[Pool]) -> None:
+        """Show these from now on, hosts included, and no longer what was shown and is not there.
+
+        Series that stay keep their values. Pools and hosts are given up when they are forgotten;
+        a listener that was removed is shown as long as this process lives: its connections end
+        hours later, and are counted then.
+        """
+        pools = list(pools)
+        hosts = {(pool.name, host.name) for pool in pools for host in pool.hosts}
+        self._give_up({pool.name for pool in pools}, hosts)
+        for host in hosts:
+            self._ended_bytes.setdefault(host, Carried())
+        for listener in listeners:
             self._bind_listener(listener)
-        for pool in settings.pools:
+        for pool in pools:
             self._bind_pool(pool)
 
     # What happens on the path.
@@ -225,7 +237,7 @@ class Metrics:
             for reason in _PLACING:
                 self._bind("connections_placed_total", listener.name, pool_name, reason)
 
-    def _bind_pool(self, pool: PoolSettings) -> None:
+    def _bind_pool(self, pool: Pool) -> None:
         self._bind("affinity_disagreements_total", pool.name)
         for cause in RepinCause:
             self._bind("repinned_total", pool.name, cause)
@@ -241,10 +253,24 @@ class Metrics:
                 self._bind(counter, pool.name, host.name)
 
     def _bind(self, name: str, *labels: str) -> Counter | Histogram:
-        family = self._families[name]
-        child = family.labels(*labels) if labels else family
-        self._bound[(name, *labels)] = child
+        child = self._bound.get((name, *labels))
+        if child is None:
+            family = self._families[name]
+            child = family.labels(*labels) if labels else family
+            self._bound[(name, *labels)] = child
         return child
+
+    def _give_up(self, pools: set[str], hosts: set[tuple[str, str]]) -> None:
+        """Remove the label sets of all other pools and hosts."""
+        for name, *labels in list(self._bound):
+            of = dict(zip(SERIES[name].labels, labels, strict=True))
+            pool, host = of.get("pool", OTHER), of.get("host")
+            if pool != OTHER and (pool not in pools or (host and (pool, host) not in hosts)):
+                self._families[name].remove(*labels)
+                del self._bound[(name, *labels)]
+        for pool, host in self._ended_bytes.keys() - hosts:
+            if pool != OTHER:
+                del self._ended_bytes[pool, host]
 
     def _bytes_of(self, record: ConnectionRecord) -> Carried:
         key = (record.pool or OTHER, record.host or OTHER)

@@ -1,97 +1,101 @@
-"""Resolver: keeps the addresses of hosts that are configured by DNS name.
+"""Resolver: follows the DNS names by which hosts are configured.
 
-Each name is looked up at start and every 30 s, every 2 s as long as it has no address. A failure
-keeps the last answer: a name server's outage must not take a farm down. Of several addresses the
-one dialled stays while the name still has it, since name servers rotate their answers.
-
-Lookups run in the loop's default executor, a few at once so that slow name servers leave threads
-to others. Hosts with an IP address cost nothing.
+Each name is asked again when its answer has expired, within bounds. Whatever goes wrong changes
+nothing: a name server's outage, or a zone that was emptied by mistake, must not take a farm down.
+Only an answer with addresses says who is there; who is missing from it leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 
-from proxy.address import Address, canonical_host
-from proxy.routing.pool import Host, Pool
+from proxy.control.lookup import Answer, NameLookupError
 
-_AGAIN_S = 30.0
-_MISSING_S = 2.0
-_AT_ONCE = 4
+log = logging.getLogger(__name__)
 
-Lookup = Callable[[str], Awaitable[Sequence[str]]]
+LEAST_S = 2.0  # between two questions for one name, however short its answers hold
+MOST_S = 300.0
+AGAIN_S = 3.0  # after a failure
+_AT_ONCE = 16
 
-
-async def look_up(name: str) -> list[str]:
-    """The IP addresses of a name, best first. Raises OSError where it has none."""
-    loop = asyncio.get_running_loop()
-    answers = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(canonical_host(str(answer[4][0])) for answer in answers))
+Lookup = Callable[[str], Awaitable[Answer]]
 
 
 class Resolver:
-    """Looks up the names of the pools' hosts; `on_change` is called after a host's addresses moved.
+    """Looks up names for as long as somebody wants them.
 
-    `on_change` is where the routes are indexed anew; called in the loop, and never raises.
+    Args:
+        on_answer: told the name and its addresses after each answer; called in the loop, and
+            never raises.
+        lookup: raises NameLookupError.
+
+    Attributes:
+        failing: the names whose latest lookup failed, and why.
     """
 
-    def __init__(
-        self, pools: Iterable[Pool], on_change: Callable[[Host], None], lookup: Lookup = look_up
-    ) -> None:
-        self._on_change = on_change
+    def __init__(self, on_answer: Callable[[str, tuple[str, ...]], None], lookup: Lookup) -> None:
+        self.failing: dict[str, str] = {}
+        self._on_answer = on_answer
         self._lookup = lookup
-        self._hosts: defaultdict[str, list[Host]] = defaultdict(list)
-        for pool in pools:
-            for host in pool.hosts:
-                if not host.settings.address.is_ip:
-                    self._hosts[host.settings.address.host].append(host)
-        self._unasked = set(self._hosts)
-        self._asked = asyncio.Event()
-        if not self._unasked:
-            self._asked.set()
+        self._wanted: set[str] = set()
+        self._asked: set[str] = set()
+        self._told = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    async def run(self) -> None:
-        """Look up until cancelled; returns at once where there is no name."""
-        slots = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as names:
-            for name in self._hosts:
-                names.create_task(self._follow(name, slots))
+    @property
+    def names(self) -> set[str]:
+        return self._wanted
+
+    def follow(self, names: Iterable[str]) -> None:
+        """Look up these names from now on, and no others."""
+        self._wanted = set(names)
+        self._asked &= self._wanted
+        self.failing = {name: why for name, why in self.failing.items() if name in self._wanted}
+        self._changed.set()
 
     async def settled(self, at_most_s: float) -> bool:
-        """Wait until `run` has asked for each name once; False where that takes too long."""
+        """Wait until each name was asked once; False where that takes too long."""
         try:
             async with asyncio.timeout(at_most_s):
-                await self._asked.wait()
+                while not self._wanted <= self._asked:
+                    self._told.clear()
+                    await self._told.wait()
         except TimeoutError:
             return False
         return True
 
+    async def run(self) -> None:
+        """Look up until cancelled."""
+        slots = asyncio.Semaphore(_AT_ONCE)
+        followed: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._changed.clear()
+                for name in followed.keys() - self._wanted:
+                    followed.pop(name).cancel()
+                for name in self._wanted - followed.keys():
+                    followed[name] = tasks.create_task(self._follow(name, slots))
+                await self._changed.wait()
+
     async def _follow(self, name: str, slots: asyncio.Semaphore) -> None:
         while True:
             async with slots:
-                try:
-                    found = await self._lookup(name)
-                except (OSError, UnicodeError):  # UnicodeError: no name at all, says IDNA
-                    found = []
-            if found:
-                self._take(self._hosts[name], found)
-            self._unasked.discard(name)
-            if not self._unasked:
-                self._asked.set()
-            known = self._hosts[name][0].address is not None
-            await asyncio.sleep(_AGAIN_S if known else _MISSING_S)
+                rest_s = await self._ask(name)
+            self._asked.add(name)
+            self._told.set()
+            await asyncio.sleep(rest_s)
 
-    def _take(self, hosts: Iterable[Host], found: Sequence[str]) -> None:
-        for host in hosts:
-            port = host.settings.address.port
-            addresses = [Address(ip, port) for ip in found]
-            dialled = host.address
-            if dialled is not None and dialled in addresses:
-                addresses = [dialled, *(other for other in addresses if other != dialled)]
-            names = frozenset(addresses) | frozenset(host.settings.token_addresses)
-            if (addresses[0], names) != (dialled, host.names):
-                host.resolved(addresses)
-                self._on_change(host)
+    async def _ask(self, name: str) -> float:
+        """Ask once; how long to wait with the next question."""
+        try:
+            answer = await self._lookup(name)
+        except NameLookupError as failed:
+            if name in self._wanted - self.failing.keys():
+                log.warning("name_failed", extra={"dns_name": name, "detail": str(failed)})
+                self.failing[name] = str(failed)
+            return AGAIN_S
+        self.failing.pop(name, None)
+        self._on_answer(name, answer.addresses)
+        return min(max(answer.ttl_s, LEAST_S), MOST_S)

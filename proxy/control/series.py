@@ -173,6 +173,22 @@ SERIES: dict[str, Series] = {
     "shared_sources": Series(
         "gauge", (), "Sources that turned out to be many people (affinity.shared_after)."
     ),
+    "config_reload_success": Series(
+        "gauge",
+        (),
+        "1 while the configuration file is in force; 0 where its latest state was refused.",
+    ),
+    "config_last_reload_timestamp_seconds": Series(
+        "gauge", (), "When the configuration in force was taken, Unix time."
+    ),
+    "config_reloads_total": Series(
+        "counter",
+        ("outcome",),
+        "Attempts to take the configuration file again, by what came of them.",
+    ),
+    "dns_name_up": Series(
+        "gauge", ("dns_name",), "1 while the latest lookup of a host's DNS name found addresses."
+    ),
     "affinity_store_up": Series("gauge", (), "1 while the affinity store answers."),
     "affinity_pins": Series(
         "gauge", (), "Pins in the affinity table, about; absent while the store does not answer."

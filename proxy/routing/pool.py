@@ -2,11 +2,21 @@
 
 These are plain objects in one event loop, so every count is exact at every instant. The pure
 rules only read them; placement and health write them.
+
+They outlive the configuration that made them. A new one changes them in place: a host is the same
+object as long as its pool and its name are the same, so whoever holds one, as a row of the table of
+connections does, holds the right one. A host that is no longer configured *leaves*: its connections
+go on, pins and tokens still reach it as long as it has any, nobody new is balanced to it, and then
+it is forgotten.
+
+A host that is configured by DNS name stands for as many hosts as the name has addresses, called
+`name[address]`: the name and the address alone make it, so that nodes and restarts agree on it, as
+pins demand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from proxy.address import Address
 from proxy.routing.agent import AgentWord
@@ -14,6 +24,8 @@ from proxy.routing.lifespans import Lifespans
 from proxy.routing.will import Hold, Will, Wish
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.tokens import RoutingToken, normal_alias
+
+Found = Mapping[str, Sequence[str]]  # DNS names and the IP addresses that they stand for
 
 
 class Host:
@@ -23,7 +35,10 @@ class Host:
         wish: what the operator wants of it.
         agent: what its own agent says of it.
         up: what health checks say of it.
-        address: where connections to it go; None while its DNS name has no address yet.
+        settings: of the entry in the configuration that it comes from.
+        address: where connections to it go.
+        names: the addresses by which a token may name it.
+        leaving: the configuration no longer has it, or its DNS name no longer this address.
         live: connections to it now, those being set up included.
         waiting: clients that belong here and wait for a place.
         warmth: from 0 to 1, how far its slow start has come.
@@ -35,6 +50,7 @@ class Host:
         "address",
         "agent",
         "credit",
+        "leaving",
         "lifespans",
         "live",
         "name",
@@ -47,21 +63,21 @@ class Host:
         "wish",
     )
 
-    def __init__(self, settings: HostSettings, pool: str) -> None:
-        self.settings = settings
-        self.name = settings.name
+    def __init__(self, pool: str, name: str, settings: HostSettings, address: Address) -> None:
+        self.name = name
         self.pool = pool
         self.wish = Wish()
         self.agent = AgentWord()
         self.up = True  # until a health check says otherwise: a restart must not refuse anybody
+        self.leaving = False
         self.live = 0
         self.waiting = 0
         self.warmth = 1.0
         self.lifespans = Lifespans()
         self.credit = 0.0
-        self.address: Address | None = None
-        self.names: frozenset[Address] = frozenset()
-        self.resolved([settings.address] if settings.address.is_ip else [])
+        self.settings = settings
+        self.address = address
+        self.names: frozenset[Address] = frozenset([address])
 
     @property
     def will(self) -> Will:
@@ -105,6 +121,11 @@ class Host:
         return most is None or self.live < most
 
     @property
+    def in_use(self) -> bool:
+        """Whether it has connections, or clients that wait for a place."""
+        return self.live > 0 or self.waiting > 0
+
+    @property
     def full(self) -> bool:
         """Whether all places are taken, or spoken for by those who wait."""
         most = self.max_connections
@@ -122,30 +143,63 @@ class Host:
     @property
     def ready(self) -> bool:
         """Whether new clients may be balanced here."""
-        return self.alive and self.will is Will.READY and self.share > 0 and not self.full
-
-    def resolved(self, addresses: Sequence[Address]) -> None:
-        """Take the addresses that the host's name stands for; the first one is dialled.
-
-        A token may name the host by any of them, or by one of its `token_addresses`.
-        """
-        self.address = addresses[0] if addresses else None
-        self.names = frozenset(addresses) | frozenset(self.settings.token_addresses)
+        wanted = self.alive and self.will is Will.READY and self.share > 0
+        return wanted and not self.full and not self.leaving
 
     def __repr__(self) -> str:
         return f"<Host {self.pool}/{self.name}>"
 
 
 class Pool:
-    """Hosts that can stand in for each other, and the rules by which one is chosen."""
+    """Hosts that can stand in for each other, and the rules by which one is chosen.
 
-    __slots__ = ("by_name", "hosts", "name", "settings")
+    Attributes:
+        hosts: those of the configuration in its order, then those that leave.
+        leaving: the configuration no longer has it; it is there for its last connections.
+    """
 
-    def __init__(self, settings: PoolSettings) -> None:
-        self.settings = settings
+    __slots__ = ("by_name", "hosts", "leaving", "name", "settings")
+
+    def __init__(self, settings: PoolSettings, found: Found | None = None) -> None:
         self.name = settings.name
-        self.hosts = tuple(Host(host, settings.name) for host in settings.hosts)
-        self.by_name: Mapping[str, Host] = {host.name: host for host in self.hosts}
+        self.hosts: tuple[Host, ...] = ()
+        self.by_name: Mapping[str, Host] = {}
+        self.change(settings, found or {})
+
+    def change(self, settings: PoolSettings, found: Found) -> None:
+        """Take new settings, or new addresses of DNS names."""
+        self.settings = settings
+        self.leaving = False
+        self._have({host.name: host for host in self._configured(found)})
+
+    def leave(self) -> None:
+        """The configuration no longer has this pool."""
+        self.leaving = True
+        self._have({})
+
+    def forget(self) -> bool:
+        """Forget hosts that leave and have no connection any more; whether there were any."""
+        before = len(self.hosts)
+        self._have({host.name: host for host in self.hosts if not host.leaving})
+        return len(self.hosts) < before
+
+    def adopt(self, name: str, address: Address) -> Host:
+        """The host of a connection that was here before this process.
+
+        One that is not known is on its leave: the connection's own configuration had it, or a
+        DNS name that was not asked yet.
+        """
+        if name not in self.by_name:
+            settings = HostSettings.model_construct(name=name, address=address)
+            host = Host(self.name, name, settings, address)
+            host.leaving = True
+            self.hosts = (*self.hosts, host)
+            self.by_name = {**self.by_name, name: host}
+        return self.by_name[name]
+
+    def has(self, host: Host) -> bool:
+        """Whether a host that was decided on a while ago is still there."""
+        return self.by_name.get(host.name) is host
 
     def ready(self) -> list[Host]:
         """Where new clients may go: to a backup only while nobody else is ready."""
@@ -164,8 +218,37 @@ class Pool:
             total += other.share
         host.credit -= total
 
+    def _configured(self, found: Found) -> Iterator[Host]:
+        """The hosts of the configuration: those that are known, and new ones."""
+        for settings in self.settings.hosts:
+            addresses = addresses_of(settings, found)
+            # Behind a name with several addresses nobody can tell whose these are.
+            more = settings.token_addresses if len(addresses) == 1 else ()
+            for name, address in addresses.items():
+                host = self.by_name.get(name) or Host(self.name, name, settings, address)
+                host.settings, host.address = settings, address
+                host.names = frozenset((address, *more))
+                host.leaving = False
+                yield host
+
+    def _have(self, configured: Mapping[str, Host]) -> None:
+        """Have these, and of the others those with connections, for as long as they have any."""
+        others = [host for host in self.hosts if configured.get(host.name) is not host]
+        for host in others:
+            host.leaving = True
+        self.hosts = (*configured.values(), *(host for host in others if host.in_use))
+        self.by_name = {host.name: host for host in self.hosts}
+
     def __repr__(self) -> str:
         return f"<Pool {self.name}>"
+
+
+def addresses_of(settings: HostSettings, found: Found) -> dict[str, Address]:
+    """The hosts that one entry of the configuration stands for, by name."""
+    at = settings.address
+    if at.is_ip:
+        return {settings.name: at}
+    return {f"{settings.name}[{ip}]": Address(ip, at.port) for ip in found.get(at.host, ())}
 
 
 class Routes:
@@ -174,18 +257,27 @@ class Routes:
     __slots__ = ("_aliases", "_by_address", "default", "pools")
 
     def __init__(self, listener: ListenerSettings, pools: Mapping[str, Pool]) -> None:
+        self.pools: tuple[Pool, ...] = ()
+        self.change(listener, pools)
+
+    def change(self, listener: ListenerSettings, pools: Mapping[str, Pool]) -> None:
+        """Take new settings. Pools that leave are reached by tokens until they are forgotten."""
         self.default = pools[listener.pool]
         self._aliases = {
             normal_alias(alias): (alias, pools[name])
             for alias, name in listener.collections.items()
         }
-        self.pools: tuple[Pool, ...] = tuple(pools[name] for name in listener.pools)
-        self._by_address: dict[Address, Host] = {}
+        leaving = [pool for pool in self.pools if pool.leaving]
+        self.pools = tuple(dict.fromkeys([*(pools[name] for name in listener.pools), *leaving]))
         self.index()
 
+    def forget(self, pool: Pool) -> None:
+        """A pool has left."""
+        self.pools = tuple(other for other in self.pools if other is not pool)
+
     def index(self) -> None:
-        """Learn the hosts' addresses anew, after a DNS name was resolved."""
-        self._by_address = {
+        """Learn the hosts' addresses anew, after hosts have come, gone or moved."""
+        self._by_address: dict[Address, Host] = {
             address: host for host in reversed(list(self._hosts())) for address in host.names
         }
 
@@ -215,5 +307,6 @@ class Routes:
         return known[1] if known is not None else self.default
 
     def _hosts(self) -> Iterable[Host]:
-        # Earlier pools win where two pools hold one address, as their order in `index` shows.
-        return (host for pool in self.pools for host in pool.hosts)
+        # Earlier ones win where two have one address: those that stay, then as the pools stand.
+        hosts = [host for pool in self.pools for host in pool.hosts]
+        return sorted(hosts, key=lambda host: host.leaving)

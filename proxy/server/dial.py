@@ -36,8 +36,6 @@ class Dialler:
             ClientError: the client left meanwhile.
         """
         record = visit.record
-        if host.address is None:
-            raise ServerError(Cause.UNREACHABLE, f"{host.settings.address} has no address")
         record.attempts += 1
         record.host, record.host_address = host.name, host.address
         time = asyncio.get_running_loop().time

@@ -52,20 +52,21 @@ class Gate:
                 raise LimitError(Cause.LIMIT, f"{source} has {most} connections already")
             if not self._within_rate(str(source)):
                 raise LimitError(Cause.LIMIT, f"{source} connects too often")
-        if self._limits.connections_per_source is not None:
-            self._by_source[str(source)] += 1
+        self._by_source[str(source)] += 1
+
+    def change(self, limits: LimitSettings, shared: Sequence[Network]) -> None:
+        """Take other limits; who is in stays in."""
+        self._limits = limits
+        self._shared = tuple(shared)
 
     def adopt(self, source: str) -> None:
         """Count a connection that is there already, whatever the limits say."""
-        if self._limits.connections_per_source is not None:
-            self._by_source[source] += 1
+        self._by_source[source] += 1
 
     def leave(self, source: str) -> None:
         """Undo one `enter` or `adopt`."""
-        if self._limits.connections_per_source is None:
-            return
         self._by_source[source] -= 1
-        if self._by_source[source] <= 0:
+        if not self._by_source[source]:
             del self._by_source[source]
 
     def _within_rate(self, source: str) -> bool:

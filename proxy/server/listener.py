@@ -49,7 +49,17 @@ class Listener:
         self._in_hand: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         sock.setblocking(False)
-        sockets.prepare(sock, keepalive_s)  # inherited by every client's
+        self.change(settings, keepalive_s)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none of its clients is on the way to a host."""
+        return not self._in_hand
+
+    def change(self, settings: ListenerSettings, keepalive_s: float) -> None:
+        """Take other settings for those who come from now on; the address is the same."""
+        self.settings = settings
+        sockets.prepare(self._sock, keepalive_s)  # inherited by every client's
 
     @property
     def bound(self) -> Address:

@@ -78,7 +78,7 @@ class PinKeeper:
             (key, row.record.host): Touch(key, row.record.host or "", self._ttl_s(row))
             for row in (*live, *ended)
             for key in row.keys
-            if row.record.host
+            if row.record.host and key.pool in self.pools  # it may be gone by now
         }
         if not touches:
             return

@@ -185,6 +185,8 @@ class Placer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + policy.wait_s
         while True:
+            if not visit.pool.has(host):
+                raise LimitError(Cause.TOKEN_UNKNOWN_HOST, f"host {host.name} has left meanwhile")
             try:
                 await self._take_place(visit, host, belongs=True)
                 placed = await self._dial(visit, host)
@@ -215,7 +217,7 @@ class Placer:
         while queue and steps:
             steps -= 1
             host = queue.pop(0)
-            if host in failed:
+            if host in failed or not pool.has(host):  # that may have left meanwhile
                 continue
             if not failed and decision.reason is not Reason.PIN:
                 pool.placed(host)

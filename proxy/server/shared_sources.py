@@ -47,7 +47,7 @@ class SharedSources:
         store: AffinityStore,
         clock: Callable[[], float],
     ) -> None:
-        self._after = after
+        self.after = after
         self._pools = pools
         self._store = store
         self._clock = clock
@@ -69,11 +69,13 @@ class SharedSources:
         Raises:
             StoreError: the table did not say.
         """
-        if self._after is None:
+        if self.after is None:
             return False
         while self._untold:
-            ttl_s = self._pools[self._untold[-1].pool].settings.affinity.ttl_s
-            await self._store.assign(self._untold[-1], _MARK, ttl_s=ttl_s)
+            told = self._pools.get(self._untold[-1].pool)
+            if told is not None:
+                ttl_s = told.settings.affinity.ttl_s
+                await self._store.assign(self._untold[-1], _MARK, ttl_s=ttl_s)
             self._untold.pop()
         if source in self._shared:
             return True
@@ -93,7 +95,7 @@ class SharedSources:
         """A connection came (TableWatcher)."""
         source = row.record.client.host
         self._live[source] += 1
-        if self._after is None or self._live[source] <= self._after or source in self._shared:
+        if self.after is None or self._live[source] <= self.after or source in self._shared:
             return
         if not self._is_declared(row):
             self._turn(row)

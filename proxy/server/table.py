@@ -29,7 +29,7 @@ class Established:
     """One established connection: its record, its host, and the pins that speak of it."""
 
     record: ConnectionRecord
-    host: Host | None  # None: the configuration no longer has it
+    host: Host | None  # None: the configuration no longer has its pool
     keys: tuple[PinKey, ...]
 
     @property
@@ -151,7 +151,9 @@ class ConnectionTable:
             return None
         source = ipaddress.ip_address(record.client.host)
         pool = self._pools.get(record.pool or "")
-        host = pool.by_name.get(record.host or "") if pool else None
+        host = None
+        if pool is not None and record.host is not None and record.host_address is not None:
+            host = pool.adopt(record.host, record.host_address)
         keys: tuple[PinKey, ...] = ()
         if pool is not None:
             names = affinity_key(pool.settings.affinity, source, record.user)

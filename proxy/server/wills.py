@@ -84,7 +84,7 @@ class WillKeeper:
     async def tick(self) -> bool:
         """Look for changes and obey what is known; False where the table did not answer."""
         try:
-            for pool in self.pools.values():
+            for pool in list(self.pools.values()):  # a new configuration may come meanwhile
                 await self._ask(pool)
             self.obey()
             await self._tell_use()
@@ -162,7 +162,7 @@ class WillKeeper:
         self._marks[pool.name] = mark
 
     async def _tell_again(self, pool: Pool, mark: str) -> None:
-        for key, wish in self._known.items():
+        for key, wish in list(self._known.items()):
             if key[0] == pool.name and wish != Wish():
                 await self._write(key, wish)
         await self._assign(pool.name, _MARK, mark)

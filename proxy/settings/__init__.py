@@ -18,6 +18,7 @@ from proxy.settings.node import (
     AdminSettings,
     AffinitySettings,
     CanarySettings,
+    DnsSettings,
     LimitSettings,
     ListenerSettings,
     LogFormat,
@@ -42,6 +43,7 @@ from proxy.settings.pools import (
     PoolSettings,
     TokenPolicy,
     UnknownHost,
+    shared_sources,
 )
 from proxy.settings.section import (
     Network,
@@ -57,6 +59,7 @@ __all__ = [
     "AffinitySettings",
     "Balance",
     "CanarySettings",
+    "DnsSettings",
     "HealthCheck",
     "HealthSettings",
     "HostDown",
@@ -82,6 +85,7 @@ __all__ = [
     "UnixPath",
     "UnknownHost",
     "fault",
+    "shared_sources",
     "state_path",
 ]
 
@@ -93,6 +97,7 @@ class Settings(Section):
     pools: tuple[PoolSettings, ...] = Field(min_length=1)
     affinity: AffinitySettings = AffinitySettings()
     canary: CanarySettings = CanarySettings()
+    dns: DnsSettings = DnsSettings()
     metrics: MetricsSettings = MetricsSettings()
     admin: AdminSettings = AdminSettings()
     relay: RelaySettings = RelaySettings()

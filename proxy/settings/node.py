@@ -129,6 +129,14 @@ class CanarySettings(Section):
     none."""
 
 
+class DnsSettings(Section):
+    """Where the DNS names of session hosts are looked up."""
+
+    servers: tuple[Annotated[Address, notation.NAME_SERVER], ...] = ()
+    """Name servers to ask in place of those of /etc/resolv.conf, such as a Consul agent's
+    `127.0.0.1:8600`. Without a port, 53. /etc/hosts comes first either way."""
+
+
 class MetricsSettings(Section):
     """The read-only HTTP endpoint for monitoring."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from proxy import notation
 from proxy.address import Address
 from proxy.notation import duration, whole
-from proxy.settings.section import DAY_S, Flag, Name, Networks, Section
+from proxy.settings.section import DAY_S, Flag, Name, Network, Networks, Section
 
 
 class Balance(StrEnum):
@@ -157,3 +158,8 @@ class PoolSettings(Section):
     token: TokenPolicy = TokenPolicy()
     health: HealthSettings = HealthSettings()
     hosts: tuple[HostSettings, ...] = Field(min_length=1)
+
+
+def shared_sources(pools: Iterable[PoolSettings]) -> list[Network]:
+    """The networks that any of these pools calls shared."""
+    return [network for pool in pools for network in pool.affinity.shared_sources]

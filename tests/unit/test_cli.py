@@ -58,6 +58,23 @@ def test_check_says_ok_and_counts(config: str) -> None:
     assert done.stderr == ""
 
 
+def test_check_tells_what_would_change_against_another_file(config: str, tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    path.write_text(
+        f"{Path(config).read_text()}timeouts: {{connect: 7s}}\nrelay: {{processes: 3}}\n"
+    )
+    done = rdp_proxy("check", str(path), "--against", config)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1:] == [
+        f"2 changes against {config}",
+        "  ~ relay.processes: auto -> 3 (with the next start or upgrade)",
+        "  ~ timeouts.connect: 3s -> 7s",
+    ]
+    same = rdp_proxy("check", config, "--against", config)
+    assert same.stdout.splitlines()[1:] == [f"0 changes against {config}"]
+    assert rdp_proxy("check", config, "--against", "/nowhere").returncode == 2
+
+
 def test_check_tells_all_problems_with_their_places(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(

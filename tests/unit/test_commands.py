@@ -54,8 +54,8 @@ async def said(tmp_path: Path, *words: str) -> list[str]:
 @pytest.mark.usefixtures("desk")
 async def test_hosts_are_a_table_for_people(tmp_path: Path) -> None:
     lines = await said(tmp_path, "hosts")
-    assert lines[0].split()[:4] == ["pool", "host", "address", "up"]
-    assert " ".join(lines[1].split()) == "desktops rdsh01 10.0.0.21:3389 yes ready - 100 0 - -"
+    assert lines[0].split()[:4] == ["pool", "host", "address", "configured"]
+    assert " ".join(lines[1].split()) == "desktops rdsh01 10.0.0.21:3389 yes yes ready - 100 0 - -"
     assert len(lines) == 5
 
 
@@ -145,7 +145,7 @@ async def test_a_host_is_drained_and_windows_is_remembered(desk: Desk, tmp_path:
     lines = await said(tmp_path, "ready", "tool02")
     assert lines[0] == "tools: tool02 is ready; 0 connections on this node"
     assert lines[2:] == [
-        "  on the broker:  Set-RDSessionHost -SessionHost tool02.example -NewConnectionAllowed Yes",
+        "  on the broker:  Set-RDSessionHost -SessionHost tool02 -NewConnectionAllowed Yes",
         "  on tool02:  change logon /enable",
     ]
     (row, *_) = json.loads("".join(await said(tmp_path, "hosts", "--json")))["hosts"]

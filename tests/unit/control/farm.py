@@ -37,7 +37,7 @@ pools:
     balance: hash
     hosts:
       - {name: tool01, address: 10.0.1.1:3389}
-      - {name: tool02, address: tool02.example:3389}
+      - {name: tool02, address: 10.0.1.2:3389}
 """
 
 

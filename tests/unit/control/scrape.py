@@ -20,13 +20,15 @@ class House:
 
     def __init__(self) -> None:
         settings = farm()
-        self.hosts: list[Host] = [h for pool in settings.pools for h in Pool(pool).hosts]
+        self.pools = [Pool(pool) for pool in settings.pools]
+        self.hosts: list[Host] = [host for pool in self.pools for host in pool.hosts]
         self.connections: list[ConnectionRecord] = []
         self.relays = [RelayState(0, True, 3), RelayState(1, False, 0)]
         self.store_up = True
         self.held = 0
         self.pins_fail = False
-        self.metrics = Metrics(settings, started_at=1_234.5)
+        self.metrics = Metrics(started_at=1_234.5)
+        self.metrics.follow(settings.listeners, self.pools)
         self.sources = Sources(
             hosts=lambda: self.hosts,
             connections=lambda: self.connections,

@@ -51,7 +51,7 @@ class House:
         listener = ListenerSettings(name="rdp", bind=Address("0.0.0.0", 0), pool="desktops")
         self.routes = Routes(listener, {"desktops": self.pool})
         self.inventory = Inventory([self.pool], lambda: NOW)
-        self.leads: Step = lambda host: host.address or "nowhere"
+        self.leads: Step = lambda host: host.address
         self.passes_as: Host | None = None
         self.expected: dict[Address, Passage] = {}
         self.tried: list[Address] = []
@@ -174,7 +174,7 @@ async def test_another_hosts_certificate_is_told_with_its_owner_once(
         )
         said = "another certificate answers: that of desktops/rdsh02, CN=rdsh02"
         assert event["detail"] == said
-        here.leads = lambda host: host.address or ""
+        here.leads = lambda host: host.address
         await here.canary.round()
         assert [event["event"] for event in here.events()] == ["canary_passed"]
         assert here.samples()["rdsh01"] == 1
@@ -294,7 +294,7 @@ async def test_each_address_that_a_token_may_name_is_tried_at_each_listener(
         assert here.tried == [host.address, other] * 2
         here.tried.clear()
         here.doors = [here.doors[0]]
-        here.leads = lambda host: "no" if here.tried[-1] == other else host.address or ""
+        here.leads = lambda host: "no" if here.tried[-1] == other else host.address
         await here.canary.round()
         (event,) = here.events()
         assert event["token_address"] == str(other)
@@ -304,7 +304,9 @@ async def test_a_host_without_an_ipv4_address_cannot_be_tested(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with house(caplog, "127.78.24.", hosts=1) as here:
-        here.host("rdsh01").resolved([Address("2001:db8::21", 3389)])
+        host = here.host("rdsh01")
+        host.address = Address("2001:db8::21", 3389)
+        host.names = frozenset([host.address])
         await here.canary.round()
         assert (here.samples(), here.tried, here.events()) == ({}, [], [])
         (row,) = await here.shown()

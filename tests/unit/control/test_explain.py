@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
+from proxy import config
 from proxy.control.explain import Explanation, explain, token_line
 from proxy.errors import Cause, WireError
-from tests.unit.control.farm import farm
+from proxy.settings import Settings
+from tests.unit.control.farm import FARM, farm
 from tests.vectors import VECTORS
 
 ELTONS = "0300002c27e00000000000436f6f6b69653a206d737473686173683d656c746f6e730d0a0100080000000000"
 RDSH02 = "Cookie: msts=369098762.15629.0000"
 
 
-def told(**asked: Any) -> Explanation:
-    return explain(farm(), **({"client": "203.0.113.7"} | asked))
+def told(*settings: Settings, **asked: Any) -> Explanation:
+    return explain(*(settings or [farm()]), **({"client": "203.0.113.7"} | asked))
 
 
 def verdicts(explanation: Explanation) -> dict[str, str]:
@@ -67,8 +69,10 @@ def test_a_token_that_names_no_host_is_refused() -> None:
 
 
 def test_hosts_with_names_are_told_where_a_token_might_mean_them() -> None:
-    assert any("tool02" in note for note in told(token="10.66.6.6").notes)
-    assert not any("tool02" in note for note in told(token=RDSH02).notes)
+    named = config.loads(FARM.replace("10.0.1.2", "tool02.example"))
+    unknown = told(named, token="10.66.6.6")
+    assert any("tool02[tool02.example]" in note for note in unknown.notes)
+    assert not any("tool02" in note for note in told(named, token=RDSH02).notes)
 
 
 def test_a_new_client_is_balanced() -> None:

@@ -140,25 +140,6 @@ def test_the_proxys_own_want_says_nothing_of_a_host() -> None:
     assert OWN_WANT not in [result for _, result in world.checked]
 
 
-def test_a_host_whose_name_has_no_address_is_down_at_once_and_comes_back_with_one() -> None:
-    pool = pool_of("rdsh.example")
-    world = World(pool)
-    world.until(1000, always(PASSED))
-    assert world.turns == [(1000, "h0", False, Cause.UNREACHABLE)]
-    last = world.health(pool.hosts[0]).last
-    assert last is not None
-    assert last.detail == "rdsh.example has no address"
-    assert world.checked == [("h0", last)]
-    world.until(1060, always(PASSED))
-    assert world.probes == []
-    pool.hosts[0].resolved([Address("10.0.0.1", 3389)])
-    world.until(1062, always(PASSED))
-    assert pool.hosts[0].up
-    pool.hosts[0].resolved([])
-    world.until(1080, always(PASSED))
-    assert not pool.hosts[0].up
-
-
 def test_hosts_in_maintenance_are_checked_and_turn() -> None:
     pool = pool_of("10.0.0.1")
     pool.hosts[0].wish = Wish(Will.MAINTENANCE)
@@ -223,16 +204,38 @@ def test_a_thousand_hosts_are_all_asked_once_an_interval() -> None:
 
 
 def test_a_new_configuration_keeps_what_is_known_of_hosts_that_stay() -> None:
-    before = pool_of("10.0.0.1", "10.0.0.2", "10.0.0.3")
-    world = World(before)
+    pool = pool_of("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    world = World(pool)
     world.until(1100, always(REFUSED))
-    after = pool_of("10.0.0.1", "10.9.9.9")
-    world.monitor.watch([after])
-    assert [host.up for host in after.hosts] == [False, True]
+    pool.change(pool_of("10.0.0.1", "10.9.9.9").settings, {})
+    world.monitor.watch([pool])
+    assert [host.up for host in pool.hosts] == [False, True], "at another address it begins anew"
     assert [health.host for health in world.monitor.snapshot()] == ["h0", "h1"]
     world.until(1103, always(PASSED))
-    assert after.hosts[0].up
-    assert not before.hosts[0].up, "the old object is nobody's business any more"
+    assert pool.hosts[0].up
+
+
+def test_a_new_configuration_puts_no_check_off_and_brings_none_forward() -> None:
+    pool = pool_of("10.0.0.1", "10.0.0.2")
+    world = World(pool)
+    world.until(1010, always(PASSED))
+    asked = len(world.probes)
+    for _ in range(100):
+        world.now += 0.05
+        world.monitor.watch([pool])
+        world.until(world.now, always(PASSED))
+    assert len(world.probes) - asked in (1, 2), "of two hosts, within half an interval"
+
+
+def test_other_rules_of_checking_count_at_once() -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(interval_s=3600))
+    world = World(pool)
+    world.until(1010, always(PASSED))
+    pool.change(pool_of("10.0.0.1", health=HealthSettings(interval_s=1)).settings, {})
+    world.monitor.watch([pool])
+    asked = len(world.probes)
+    world.until(1020, always(PASSED))
+    assert len(world.probes) - asked in range(8, 13)
 
 
 def test_a_probe_that_outlives_its_host_changes_nothing() -> None:
@@ -247,15 +250,16 @@ def test_a_probe_that_outlives_its_host_changes_nothing() -> None:
 
 
 def test_a_probe_in_flight_over_a_new_configuration_counts_and_is_not_doubled() -> None:
-    world = World(pool_of("10.0.0.1"))
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
     world.now += 5
     (watched,) = world.monitor.begin()
-    after = pool_of("10.0.0.1")
-    world.monitor.watch([after])
+    pool.change(pool_of("10.0.0.1", health=HealthSettings(fall=9)).settings, {})
+    world.monitor.watch([pool])
     world.now += 5
     assert world.monitor.begin() == []
     world.monitor.finish(watched, REFUSED)
-    assert world.health(after.hosts[0]).failures == 1
+    assert world.health(pool.hosts[0]).failures == 1
 
 
 class Probed:

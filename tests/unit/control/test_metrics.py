@@ -17,6 +17,8 @@ from proxy.server.record import Ending, Phase
 from tests.unit.control.farm import connection
 from tests.unit.control.scrape import House, changes
 
+CLOSED = Ending(Phase.RELAY, Side.CLIENT, Cause.CLOSED)
+
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
@@ -213,3 +215,37 @@ async def test_the_loops_lag_is_measured_until_cancelled(
             while not (await house.scrape())["event_loop_lag_seconds_count"]:
                 pass  # a scrape lets the loop run
         watching.cancel()
+
+
+async def test_hosts_and_pools_that_are_forgotten_are_shown_no_longer(house: House) -> None:
+    house.metrics.host_failed("desktops", "rdsh01", Cause.REFUSED)
+    desktops, tools = house.pools
+    desktops.change(desktops.settings.model_copy(update={"hosts": desktops.settings.hosts[:1]}), {})
+    house.metrics.follow([], [desktops])
+    house.hosts = list(desktops.hosts)
+    samples = await house.scrape()
+    assert tools.name == "tools"
+    assert [name for name in samples if "rdsh02" in name or "pool=tools" in name] == []
+    assert samples["host_failures_total{cause=refused,host=rdsh01,pool=desktops}"] == 1
+
+
+async def test_a_new_host_is_shown_from_zero_and_what_stays_keeps_its_values(house: House) -> None:
+    house.metrics.connection_ended(replace(connection(), ending=CLOSED))
+    before = await house.scrape()
+    desktops = house.pools[0]
+    new = desktops.settings.hosts[0].model_copy(update={"name": "rdsh03"})
+    settings = desktops.settings.model_copy(update={"hosts": (*desktops.settings.hosts, new)})
+    desktops.change(settings, {})
+    house.metrics.follow([], house.pools)
+    after = await house.scrape()
+    assert changes(before, after) == {}
+    assert after["bytes_total{direction=down,host=rdsh01,pool=desktops}"] == 5000
+    assert after["bytes_total{direction=down,host=rdsh03,pool=desktops}"] == 0
+    assert after["host_failures_total{cause=reset,host=rdsh03,pool=desktops}"] == 0
+
+
+async def test_following_the_same_again_changes_nothing(house: House) -> None:
+    before = await house.scrape()
+    for _ in range(3):
+        house.metrics.follow([], house.pools)
+    assert (await house.scrape()).keys() == before.keys()

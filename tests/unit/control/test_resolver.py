@@ -1,187 +1,147 @@
-"""The resolver, with a name server that the test holds in its hands."""
+"""The resolver: whom it asks and when, with lookups that the test holds in its hands."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.address import Address
 from proxy.control import resolver
-from proxy.control.resolver import Resolver, look_up
-from proxy.routing.pool import Host, Pool
-from proxy.settings import HostSettings, PoolSettings
+from proxy.control.lookup import Answer, NameLookupError
+from proxy.control.resolver import Resolver
+
+FIRST = Answer(("10.0.0.1", "10.0.0.2"), 0)
+SECOND = Answer(("10.0.0.3",), 0)
+AWAY = NameLookupError("no server answers")
 
 
-def pool_of(*hosts: HostSettings) -> Pool:
-    return Pool(PoolSettings(name="desktops", hosts=hosts))
+class World:
+    """A resolver whose lookups give each name's answers in turn, the last one for ever."""
 
-
-def host_at(address: str, *, name: str = "h0", token_addresses: Sequence[str] = ()) -> HostSettings:
-    return HostSettings(
-        name=name,
-        address=Address.parse(address, 3389),
-        token_addresses=tuple(Address.parse(text, 3389) for text in token_addresses),
-    )
-
-
-class NameServer:
-    """Answers each question in turn; the last answer of a name stands for ever."""
-
-    def __init__(self, **answers: Sequence[list[str] | Exception]) -> None:
-        self.answers = {name: list(answers) for name, answers in answers.items()}
+    def __init__(self, **answers: Sequence[Answer | NameLookupError]) -> None:
+        self.answers = {name: list(given) for name, given in answers.items()}
         self.asked: list[str] = []
-        self.at_once = 0
-        self.most_at_once = 0
+        self.told: list[tuple[str, tuple[str, ...]]] = []
+        self.at_once = self.most_at_once = 0
+        self.resolver = Resolver(lambda name, found: self.told.append((name, found)), self.look_up)
+        self._asked_again = asyncio.Event()
 
-    async def __call__(self, name: str) -> list[str]:
+    async def look_up(self, name: str) -> Answer:
         self.asked.append(name)
+        self._asked_again.set()
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
         self.at_once -= 1
         answers = self.answers[name]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Exception):
+        if isinstance(answer, NameLookupError):
             raise answer
         return answer
 
+    async def until_asked(self, name: str, times: int) -> None:
+        async with asyncio.timeout(10):
+            while self.asked.count(name) < times:
+                self._asked_again.clear()
+                await self._asked_again.wait()
+
 
 @asynccontextmanager
-async def running(
-    monkeypatch: pytest.MonkeyPatch, pool: Pool, server: NameServer, rounds: int
-) -> AsyncIterator[list[Host]]:
-    """A resolver that has asked `rounds` times; yields the hosts whose change it told."""
-    monkeypatch.setattr(resolver, "_AGAIN_S", 0.001)
-    monkeypatch.setattr(resolver, "_MISSING_S", 0.001)
-    changed: list[Host] = []
-    enough = asyncio.Event()
-
-    async def lookup(name: str) -> Sequence[str]:
-        # The round before is taken in when its name is asked again.
-        if len(server.asked) >= rounds:
-            enough.set()
-            await asyncio.Event().wait()
-        return await server(name)
-
-    names = Resolver([pool], changed.append, lookup)
-    run = asyncio.create_task(names.run())
-    async with asyncio.timeout(10):
-        await enough.wait()
-        assert await names.settled(1)
-    yield changed
+async def running(world: World, names: Iterable[str]) -> AsyncIterator[None]:
+    world.resolver.follow(names)
+    run = asyncio.create_task(world.resolver.run())
+    yield
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
 
 
-async def test_a_name_becomes_addresses_with_the_hosts_port(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pool = pool_of(host_at("rdsh:3390", token_addresses=["192.0.2.7:3390"]))
-    server = NameServer(rdsh=[["10.0.0.1", "2001:db8::1"]])
-    async with running(monkeypatch, pool, server, 2) as changed:
-        host = pool.hosts[0]
-        assert host.address == Address("10.0.0.1", 3390)
-        assert host.names == {
-            Address("10.0.0.1", 3390),
-            Address("2001:db8::1", 3390),
-            Address("192.0.2.7", 3390),
-        }
-        assert changed == [host], "told once, not at each round"
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEAST_S", "AGAIN_S"):
+        monkeypatch.setattr(resolver, name, 0.001)
 
 
-async def test_hosts_with_an_ip_address_are_left_alone() -> None:
-    pool = pool_of(host_at("10.0.0.1"), host_at("[2001:db8::1]:3389", name="h1"))
-    names = Resolver([pool], lambda host: pytest.fail(f"{host} changed"))
-    assert await names.settled(0.001)
-    await names.run()
+@pytest.mark.usefixtures("quick")
+async def test_a_name_is_asked_again_when_its_answer_has_expired() -> None:
+    world = World(farm=[FIRST, SECOND])
+    async with running(world, ["farm"]):
+        await world.until_asked("farm", 3)
+    assert world.told[:2] == [("farm", FIRST.addresses), ("farm", SECOND.addresses)]
 
 
-async def test_one_lookup_serves_all_hosts_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(host_at("rdsh:3389"), host_at("rdsh:3390", name="h1"))
-    async with running(monkeypatch, pool, NameServer(rdsh=[["10.0.0.1"]]), 1) as changed:
-        assert [host.address for host in pool.hosts] == [
-            Address("10.0.0.1", 3389),
-            Address("10.0.0.1", 3390),
-        ]
-        assert changed == list(pool.hosts)
+@pytest.mark.parametrize(
+    ("ttl_s", "rest_s"), [(0, resolver.LEAST_S), (60, 60), (86400, resolver.MOST_S)]
+)
+async def test_an_answer_holds_within_bounds(ttl_s: float, rest_s: float) -> None:
+    world = World(farm=[Answer(("10.0.0.1",), ttl_s)])
+    assert await world.resolver._ask("farm") == rest_s
 
 
-@pytest.mark.parametrize("failure", [OSError("no name server"), UnicodeError("label too long"), []])
-async def test_a_failure_keeps_the_last_answer(
-    monkeypatch: pytest.MonkeyPatch, failure: Exception | list[str]
-) -> None:
-    pool = pool_of(host_at("rdsh"))
-    server = NameServer(rdsh=[["10.0.0.1"], failure])
-    async with running(monkeypatch, pool, server, 3) as changed:
-        assert pool.hosts[0].address == Address("10.0.0.1", 3389)
-        assert len(changed) == 1
+@pytest.mark.usefixtures("quick")
+async def test_a_failure_changes_nothing_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(farm=[FIRST, AWAY, AWAY, AWAY, FIRST])
+    async with running(world, ["farm"]):
+        await world.until_asked("farm", 4)
+        assert world.resolver.failing == {"farm": "no server answers"}
+        await world.until_asked("farm", 6)
+        assert world.resolver.failing == {}
+    assert {addresses for _, addresses in world.told} == {FIRST.addresses}
+    assert [record.getMessage() for record in caplog.records] == ["name_failed"]
 
 
-async def test_a_name_that_fails_at_first_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(host_at("rdsh"))
-    server = NameServer(rdsh=[OSError("not yet"), ["10.0.0.1"]])
-    async with running(monkeypatch, pool, server, 2):
-        assert pool.hosts[0].address == Address("10.0.0.1", 3389)
+async def test_settled_means_that_every_name_was_asked_once_with_or_without_success() -> None:
+    world = World(farm=[FIRST], gone=[AWAY])
+    async with running(world, ["farm", "gone"]):
+        assert await world.resolver.settled(10)
+    assert sorted(world.asked) == ["farm", "gone"]
+    assert [name for name, _ in world.told] == ["farm"]
 
 
-async def test_a_host_that_moves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(host_at("rdsh"))
-    server = NameServer(rdsh=[["10.0.0.1"], ["10.0.0.2"]])
-    async with running(monkeypatch, pool, server, 2) as changed:
-        assert pool.hosts[0].address == Address("10.0.0.2", 3389)
-        assert len(changed) == 2
+async def test_settled_does_not_wait_for_ever() -> None:
+    world = World(farm=[FIRST])
+    world.resolver.follow(["farm"])
+    assert not await world.resolver.settled(0.01)
 
 
-async def test_rotating_answers_do_not_move_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(host_at("rdsh"))
-    server = NameServer(
-        rdsh=[["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.1"], ["10.0.0.3", "10.0.0.1"]]
-    )
-    async with running(monkeypatch, pool, server, 2) as changed:
-        assert len(changed) == 1
-    async with running(monkeypatch, pool, server, 4):
-        assert pool.hosts[0].address == Address("10.0.0.1", 3389)
-        assert Address("10.0.0.3", 3389) in pool.hosts[0].names
+async def test_without_names_all_is_settled() -> None:
+    assert await World().resolver.settled(0)
 
 
-async def test_an_address_that_only_tokens_still_name_is_no_longer_dialled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pool = pool_of(host_at("rdsh", token_addresses=["10.0.0.1"]))
-    server = NameServer(rdsh=[["10.0.0.1", "10.0.0.2"], ["10.0.0.2"]])
-    async with running(monkeypatch, pool, server, 2):
-        assert pool.hosts[0].address == Address("10.0.0.2", 3389)
+@pytest.mark.usefixtures("quick")
+async def test_a_name_that_nobody_wants_any_more_is_not_asked_and_a_new_one_is() -> None:
+    world = World(old=[AWAY], new=[SECOND])
+    async with running(world, ["old"]):
+        await world.until_asked("old", 2)
+        world.resolver.follow(["new"])
+        assert world.resolver.names == {"new"}
+        assert await world.resolver.settled(10)
+        asked = world.asked.count("old")
+        await world.until_asked("new", 5)
+        assert world.asked.count("old") == asked
+        assert world.resolver.failing == {}
 
 
-async def test_a_start_does_not_wait_for_a_name_server_that_is_silent() -> None:
-    async def silence(_: str) -> Sequence[str]:
-        await asyncio.Event().wait()
-        return []
-
-    names = Resolver([pool_of(host_at("rdsh"))], lambda host: None, silence)
-    run = asyncio.create_task(names.run())
-    assert not await names.settled(0.01)
-    run.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await run
+async def test_a_name_that_stays_is_not_asked_anew_by_a_change() -> None:
+    world = World(farm=[Answer(("10.0.0.1",), 300)], new=[SECOND])
+    async with running(world, ["farm"]):
+        await world.resolver.settled(10)
+        world.resolver.follow(["farm", "new"])
+        await world.resolver.settled(10)
+    assert sorted(world.asked) == ["farm", "new"]
 
 
-async def test_only_a_few_names_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"n{number}" for number in range(20)]
-    pool = pool_of(*(host_at(name, name=name) for name in names))
-    server = NameServer(**{name: [["10.0.0.1"]] for name in names})
-    async with running(monkeypatch, pool, server, 20):
-        assert sorted(server.asked) == sorted(names)
-        assert server.most_at_once == 4
+async def test_an_answer_for_a_name_that_was_given_up_meanwhile_is_no_failure_of_ours() -> None:
+    world = World(farm=[AWAY])
+    await world.resolver._ask("farm")
+    assert world.resolver.failing == {}
 
 
-async def test_the_systems_resolver_is_asked() -> None:
-    assert await look_up("127.0.0.1") == ["127.0.0.1"]
-    assert await look_up("::ffff:127.0.0.1") == ["127.0.0.1"]
-    assert "127.0.0.1" in await look_up("localhost")
-    with pytest.raises(UnicodeError):
-        await look_up("x" * 70 + ".example")
+async def test_few_names_are_asked_at_once() -> None:
+    names = [f"n{number}" for number in range(100)]
+    world = World(**{name: [FIRST] for name in names})
+    async with running(world, names):
+        assert await world.resolver.settled(10)
+    assert world.most_at_once <= 16

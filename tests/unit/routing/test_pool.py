@@ -6,21 +6,28 @@ import pytest
 
 from proxy.address import Address
 from proxy.routing.agent import AgentWord
-from proxy.routing.pool import Host
+from proxy.routing.pool import Host, Pool
 from proxy.routing.will import Hold, Pins, Will, Wish
-from proxy.settings import HostSettings
+from proxy.settings import HostSettings, PoolSettings
 from proxy.wire.tokens import encode_msts, read_token
 from tests.unit.routing.farm import pool, routes, token_for
 
 
-def host(address: str = "10.0.0.21:3389", *aliases: str, weight: int = 100) -> Host:
+def host(weight: int = 100) -> Host:
+    address = Address("10.0.0.21", 3389)
+    settings = HostSettings(name="a", address=address, weight=weight)
+    return Host("desktops", "a", settings, address)
+
+
+def named(*aliases: str, **found: list[str]) -> Pool:
+    """A pool of one entry, `rdsh`, at the DNS name rdsh.example."""
     settings = HostSettings(
-        name="a",
-        address=Address.parse(address),
-        weight=weight,
+        name="rdsh",
+        address=Address("rdsh.example", 3389),
         token_addresses=tuple(map(Address.parse, aliases)),
     )
-    return Host(settings, "desktops")
+    answers = {f"{name}.example": addresses for name, addresses in found.items()}
+    return Pool(PoolSettings(name="desktops", hosts=(settings,)), answers)
 
 
 @pytest.mark.parametrize(
@@ -43,23 +50,86 @@ def test_weight_zero_takes_nobody_new() -> None:
     assert (each.serves, each.ready) == (True, False)
 
 
-def test_a_dns_name_is_dialled_by_its_first_address_and_known_by_all() -> None:
-    each = host("rdsh01.example:3389", "192.0.2.1:3389")
-    assert Host(each.settings, "desktops").address is None
-    found = [Address("10.0.0.21", 3389), Address("10.0.0.22", 3389)]
-    each.resolved(found)
-    assert each.address == found[0]
-    assert each.names == {*found, Address("192.0.2.1", 3389)}
+def test_a_dns_name_stands_for_as_many_hosts_as_it_has_addresses() -> None:
+    assert named().hosts == ()
+    each = named(rdsh=["10.0.0.21", "10.0.0.22"])
+    assert list(each.by_name) == ["rdsh[10.0.0.21]", "rdsh[10.0.0.22]"]
+    assert [str(host.address) for host in each.hosts] == ["10.0.0.21:3389", "10.0.0.22:3389"]
+
+
+def test_an_address_that_leaves_its_name_takes_its_host_with_it_and_no_other() -> None:
+    each = named(rdsh=["10.0.0.21", "10.0.0.22"])
+    first, second = each.hosts
+    first.live = 1
+    each.change(each.settings, {"rdsh.example": ["10.0.0.22", "10.0.0.23"]})
+    assert list(each.by_name) == ["rdsh[10.0.0.22]", "rdsh[10.0.0.23]", "rdsh[10.0.0.21]"]
+    assert each.by_name["rdsh[10.0.0.22]"] is second
+    assert each.hosts[2] is first
+    assert (first.leaving, first.ready, first.serves) == (True, False, True)
+    each.change(each.settings, {"rdsh.example": ["10.0.0.21"]})
+    assert each.hosts == (first,)
+    assert first.ready
+
+
+def test_addresses_for_tokens_belong_to_a_name_with_one_address_only() -> None:
+    nat = Address("192.0.2.1", 3389)
+    each = named("192.0.2.1:3389", rdsh=["10.0.0.21"])
+    assert each.hosts[0].names == {Address("10.0.0.21", 3389), nat}
+    each.change(each.settings, {"rdsh.example": ["10.0.0.21", "10.0.0.22"]})
+    assert not any(nat in host.names for host in each.hosts), "nobody can tell which is meant"
+
+
+def test_a_changed_host_is_the_same_with_all_that_is_known_of_it() -> None:
+    each = pool(weights=[100, 100, 100])
+    one = each.hosts[1]
+    one.wish, one.up, one.live = Wish(Will.DRAIN), False, 7
+    each.change(pool(net="10.9.9.", weights=[1, 2, 3]).settings, {})
+    assert each.hosts[1] is one
+    assert (one.will, one.up, one.live, one.weight) == (Will.DRAIN, False, 7, 2)
+    assert one.names == {one.address} == {Address("10.9.9.22", 3389)}
+
+
+def test_a_removed_host_stays_while_it_has_connections_and_is_forgotten_then() -> None:
+    each = pool()
+    busy, _, idle = each.hosts
+    busy.live = 1
+    each.change(pool(hosts=1, net="10.7.7.").settings.model_copy(update={"hosts": ()}), {})
+    assert each.hosts == (busy,)
+    assert each.has(busy)
+    assert not each.has(idle)
+    assert each.ready() == []
+    assert not each.forget()
+    busy.live = 0
+    assert each.forget()
+    assert not each.by_name
+
+
+def test_a_connection_from_before_brings_its_host_with_it() -> None:
+    each = named()
+    adopted = each.adopt("rdsh[10.0.0.21]", Address("10.0.0.21", 3389))
+    assert (adopted.leaving, adopted.address) == (True, Address("10.0.0.21", 3389))
+    adopted.live = 1
+    assert each.adopt("rdsh[10.0.0.21]", Address("10.0.0.21", 3389)) is adopted
+    each.change(each.settings, {"rdsh.example": ["10.0.0.21"]})
+    assert each.hosts == (adopted,)
+    assert adopted.ready, "the name has it still"
 
 
 def test_a_token_names_a_host_by_any_of_its_names() -> None:
-    farm = pool()
-    listener = routes(farm)
-    farm.hosts[0].resolved([Address("10.0.0.21", 3389), Address("192.168.1.1", 3389)])
-    token = read_token(encode_msts(Address("192.168.1.1", 3389)))
-    assert listener.named_by(token) is None
+    farm = named("192.0.2.1:3389", rdsh=["10.0.0.21"])
+    token = read_token(encode_msts(Address("192.0.2.1", 3389)))
+    assert routes(farm).named_by(token) is farm.hosts[0]
+
+
+def test_a_token_names_who_stays_before_who_leaves() -> None:
+    old, new = pool("old"), pool("new")
+    for each in old.hosts:
+        each.live = 1
+    listener = routes(old, new, collections={"new": "new"})
+    assert listener.named_by(token_for(old.hosts[0])) is old.hosts[0]
+    old.leave()
     listener.index()
-    assert listener.named_by(token) is farm.hosts[0]
+    assert listener.named_by(token_for(old.hosts[0])) is new.hosts[0]
 
 
 def test_an_opaque_token_names_nobody() -> None:

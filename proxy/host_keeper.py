@@ -1,0 +1,83 @@
+"""HostKeeper: which hosts there are, as configuration and name servers have it.
+
+It joins the farm to the resolver that follows its DNS names, and forgets what has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+from proxy.control.live import Sample
+from proxy.control.lookup import Answer, look_up
+from proxy.control.resolver import Resolver
+from proxy.routing.farm import Farm, dns_names
+from proxy.settings import Settings
+
+log = logging.getLogger("proxy")
+
+TIDY_S = 1.0  # how soon a host that leaves is forgotten after its last connection
+_NAMES_SETTLED_S = 3.0
+
+
+class HostKeeper:
+    """Keeps `farm`.
+
+    Args:
+        on_change: hosts have come, gone or moved. Called in the loop: quick, and never raises.
+    """
+
+    def __init__(self, settings: Settings, on_change: Callable[[], None]) -> None:
+        self.farm = Farm(settings)
+        self._on_change = on_change
+        self._dns = settings.dns
+        self._resolver = Resolver(self._resolved, self._look_up)
+        self._resolver.follow(self.farm.names)
+
+    async def run(self) -> None:
+        """Follow names and forget hosts until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resolver.run())
+            tasks.create_task(self._tidy())
+
+    async def settled(self) -> None:
+        """Wait a moment until each name was asked once."""
+        await self._resolver.settled(_NAMES_SETTLED_S)
+
+    async def prepare(self, settings: Settings) -> None:
+        """Ask for the names of a configuration that is to come, so that its hosts are there."""
+        self._resolver.follow(self.farm.names | dns_names(settings.pools))
+        await self.settled()
+
+    def change(self, settings: Settings) -> None:
+        """Take another configuration."""
+        self._dns = settings.dns
+        self.farm.change(settings)
+        self._resolver.follow(self.farm.names)
+        self._on_change()
+
+    def adopted(self) -> None:
+        """Connections that were there already may have brought hosts with them."""
+        self.farm.index()
+        self._on_change()
+
+    def samples(self) -> Iterator[Sample]:
+        """What the metrics show of the names."""
+        for name in self.farm.names:
+            yield Sample("dns_name_up", (name,), name not in self._resolver.failing)
+
+    async def _look_up(self, name: str) -> Answer:
+        return await look_up(name, self._dns.servers)
+
+    def _resolved(self, name: str, addresses: tuple[str, ...]) -> None:
+        if self.farm.resolved(name, addresses):
+            fields = {"dns_name": name, "addresses": list(self.farm.found[name])}
+            log.info("name_resolved", extra=fields)
+            self._on_change()
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_S)
+            if self.farm.forget():
+                self._on_change()

@@ -1,0 +1,92 @@
+"""Farm: all pools of this node and what its listeners can route to, changed in one step.
+
+Whoever places, checks or counts holds these objects for hours; a new configuration and new answers
+of name servers change them in place, between two steps of the event loop, so nobody ever sees half
+of a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from proxy.routing.pool import Host, Pool, Routes
+from proxy.settings import PoolSettings, Settings
+
+
+class Farm:
+    """Pools by name, those that leave included; routes by the listener's name.
+
+    Attributes:
+        pools: the same mapping for ever.
+        found: the addresses of the DNS names that pools use, as far as they are known.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.pools: dict[str, Pool] = {}
+        self.routes: dict[str, Routes] = {}
+        self.found: dict[str, tuple[str, ...]] = {}
+        self.change(settings)
+
+    @property
+    def hosts(self) -> list[Host]:
+        return [host for pool in self.pools.values() for host in pool.hosts]
+
+    @property
+    def names(self) -> set[str]:
+        """The DNS names that the configured pools use."""
+        return dns_names(pool.settings for pool in self.pools.values() if not pool.leaving)
+
+    def change(self, settings: Settings) -> None:
+        """Take a new configuration; pools and hosts that it does not have begin to leave."""
+        before = dict(self.pools)
+        self.pools.clear()
+        for pool in settings.pools:
+            known = before.pop(pool.name, None) or Pool(pool, self.found)
+            known.change(pool, self.found)
+            self.pools[pool.name] = known
+        for name, pool_that_leaves in before.items():
+            pool_that_leaves.leave()
+            self.pools[name] = pool_that_leaves
+        routes = {}
+        for listener in settings.listeners:
+            known_routes = self.routes.get(listener.name) or Routes(listener, self.pools)
+            known_routes.change(listener, self.pools)
+            routes[listener.name] = known_routes
+        self.routes = routes
+        self.found = {name: self.found[name] for name in self.names & self.found.keys()}
+        self.forget()
+
+    def resolved(self, name: str, addresses: Sequence[str]) -> bool:
+        """Take the IP addresses of a DNS name; whether they are others than before."""
+        addresses = tuple(sorted(set(addresses)))
+        if self.found.get(name) == addresses:
+            return False
+        self.found[name] = addresses
+        for pool in self.pools.values():
+            if not pool.leaving:
+                pool.change(pool.settings, self.found)
+        self.index()
+        return True
+
+    def index(self) -> None:
+        """Learn the hosts' addresses anew."""
+        for routes in self.routes.values():
+            routes.index()
+
+    def forget(self) -> bool:
+        """Forget hosts and pools that leave and have no connection any more; whether any did."""
+        gone = [pool for pool in self.pools.values() if pool.forget()]
+        for pool in [pool for pool in self.pools.values() if pool.leaving and not pool.hosts]:
+            del self.pools[pool.name]
+            gone.append(pool)
+            for routes in self.routes.values():
+                routes.forget(pool)
+        if gone:
+            self.index()
+        return bool(gone)
+
+
+def dns_names(pools: Iterable[PoolSettings]) -> set[str]:
+    """The DNS names among the addresses of these pools' hosts."""
+    addresses = (host.address for pool in pools for host in pool.hosts)
+    return {address.host for address in addresses if not address.is_ip}

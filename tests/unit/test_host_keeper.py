@@ -1,0 +1,112 @@
+"""Which hosts there are: names that are resolved, configurations that come, hosts that leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy import config, host_keeper
+from proxy.control import lookup, resolver
+from proxy.host_keeper import HostKeeper
+from proxy.settings import Settings
+from tests.unit.control.farm import FARM
+from tests.unit.control.name_server import NameServer, name_server
+
+
+class House:
+    def __init__(self, server: NameServer, text: str) -> None:
+        self.server = server
+        self.changes = 0
+        self.keeper = HostKeeper(self.settings(text), self._changed)
+
+    def settings(self, text: str) -> Settings:
+        host, port = self.server.address
+        return config.loads(f'{text}dns: {{servers: ["{host}:{port}"]}}\n')
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def names(self) -> list[str]:
+        return [host.name for host in self.keeper.farm.hosts]
+
+    async def until_changed(self, changes: int) -> None:
+        async with asyncio.timeout(10):
+            while self.changes < changes:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "HOSTS_FILE", tmp_path / "hosts")
+    monkeypatch.setattr(resolver, "LEAST_S", 0.01)
+    monkeypatch.setattr(resolver, "AGAIN_S", 0.01)
+    monkeypatch.setattr(host_keeper, "TIDY_S", 0.01)
+
+
+@asynccontextmanager
+async def house(text: str = FARM) -> AsyncIterator[House]:
+    async with name_server() as server:
+        server.zone["farm.example", "A"] = 0, ["10.0.0.31", "10.0.0.32"]
+        made = House(server, text)
+        run = asyncio.create_task(made.keeper.run())
+        yield made
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+
+NAMED = FARM.replace("10.0.1.2:3389", "farm.example:3389")
+RESOLVED = ["rdsh01", "rdsh02", "tool01", "tool02[10.0.0.31]", "tool02[10.0.0.32]"]
+
+
+async def test_names_are_followed_from_the_start() -> None:
+    async with house(NAMED) as here:
+        await here.keeper.settled()
+        assert here.names() == RESOLVED
+        assert here.changes == 1
+        here.server.zone["farm.example", "A"] = 0, ["10.0.0.32"]
+        await here.until_changed(2)
+        assert here.names() == [*RESOLVED[:3], "tool02[10.0.0.32]"]
+
+
+async def test_a_name_server_that_fails_changes_nothing_and_shows() -> None:
+    async with house(NAMED) as here:
+        await here.keeper.settled()
+        here.server.zone = {}
+        async with asyncio.timeout(10):
+            while next(here.keeper.samples()).value:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert here.names() == RESOLVED
+
+
+async def test_hosts_of_a_prepared_configuration_are_there_when_it_comes() -> None:
+    async with house() as here:
+        after = here.settings(NAMED)
+        await here.keeper.prepare(after)
+        assert "tool02" in here.names()
+        here.keeper.change(after)
+        assert here.names() == RESOLVED
+        here.keeper.change(here.settings(FARM))
+        assert list(here.keeper.samples()) == []
+
+
+async def test_a_host_that_has_left_is_forgotten_with_its_last_connection() -> None:
+    async with house() as here:
+        gone = here.keeper.farm.hosts[1]
+        gone.live = 1
+        here.keeper.change(here.settings(FARM.replace("name: rdsh02", "name: rdsh03")))
+        assert here.names()[:3] == ["rdsh01", "rdsh03", "rdsh02"]
+        assert here.changes == 1
+        gone.live = 0
+        await here.until_changed(2)
+        assert "rdsh02" not in here.names()
+
+
+async def test_hosts_that_came_with_connections_are_indexed() -> None:
+    async with house() as here:
+        here.keeper.adopted()
+        assert here.changes == 1
