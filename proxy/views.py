@@ -115,7 +115,6 @@ class Views:
             **row,
             "certificate": known.certificate if known is not None else None,
             "canary": self.canary.of(host),
-            "short_lived": host.lifespans.all_short(self.wall()),
         }
 
     def _gauges(self) -> Mapping[str, int]:

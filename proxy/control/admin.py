@@ -79,8 +79,13 @@ class AdminViews:
     def host_rows(self) -> list[dict[str, object]]:
         """What is known of each host."""
         health = {(known.pool, known.host): known for known in self.health()}
+        now = self.wall()
         return [
-            _host(host, health.get((host.pool, host.name))) | self.wills.row(host)
+            {
+                **_host(host, health.get((host.pool, host.name))),
+                **self.wills.row(host),
+                "short_lived": host.lifespans.all_short(now),
+            }
             for host in self.hosts()
         ]
 

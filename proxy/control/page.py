@@ -44,8 +44,8 @@ class PageViews:
 
     Attributes:
         node: what this node is called.
-        hosts: as /v1/hosts has them, with `certificate` (a `Certificate` or None), `canary` (a
-            `Verdict` or None) and `short_lived`.
+        hosts: as /v1/hosts has them, with `certificate` (a `Certificate` or None) and `canary` (a
+            `Verdict` or None).
         connections: the answer of /v1/connections to a query.
         counts: of a counter of `control.series`, with its labels.
         events: lines of the log, newest first.

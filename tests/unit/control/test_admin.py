@@ -132,6 +132,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "waiting": 0,
         "agent": None,
         "in_use": True,
+        "short_lived": False,
     }
     assert hosts[0]["since_s"] is None, "health does not know it"
 
