@@ -73,9 +73,11 @@ _PAGE_OF_POOL = """
     SELECT pool, key, host, expires_at, touched_at
     FROM pins WHERE pool = ? AND key > ? ORDER BY key LIMIT ?
 """
-_RANGE = """
-    SELECT pool, key, expires_at <= ?
-    FROM pins WHERE (pool, key) > (?, ?) ORDER BY pool, key LIMIT ?
+# A sweep of a million rows as values of Python would take a second, every minute.
+_LAST = "SELECT pool, key FROM pins WHERE (pool, key) > (?, ?) ORDER BY 1, 2 LIMIT 1 OFFSET ?"
+_COUNT = """
+    SELECT count(*), sum(expires_at <= ?)
+    FROM pins WHERE (pool, key) > (?, ?) AND (pool, key) <= (?, ?)
 """
 _EXPIRE = """
     DELETE FROM pins WHERE (pool, key) > (?, ?) AND (pool, key) <= (?, ?) AND expires_at <= ?
@@ -86,6 +88,7 @@ _EVICT = """
     )
 """
 
+_END = ("\U0010ffff", "")  # behind every pool
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 _Changed = TypeVar("_Changed", bound=Entry | None)
@@ -220,16 +223,12 @@ class SqliteStore:
     async def sweep_once(self) -> None:
         """Delete what expired, count what is left, and hold it to `max_pins`."""
         self._inserted = 0
-        left = 0
-        after = ("", "")
-        while True:
-            keys, expired = await self._run(self._read_range, after)
+        left, after = 0, ("", "")
+        while after != _END:
+            last, rows, expired = await self._run(self._read_range, after)
             if expired:
-                expired = await self._write(self._delete_range, after, keys[-1])
-            left += len(keys) - expired
-            if len(keys) < RANGE_ROWS:
-                break
-            after = keys[-1]
+                expired = await self._write(self._delete_range, after, last)
+            left, after = left + rows - expired, last
             await asyncio.sleep(0)
         self._rows = left + self._inserted
         while (surplus := self._rows - self._max_pins) > 0:
@@ -352,10 +351,11 @@ class SqliteStore:
         self._rows -= self._execute(_DELETE, key.pool, key.key)
         return found is not None and found.expires_at > self._now()
 
-    def _read_range(self, after: tuple[str, str]) -> tuple[list[tuple[str, str]], int]:
-        """The keys of the next range, and how many of them have expired."""
-        rows = self._db.execute(_RANGE, (self._now(), *after, RANGE_ROWS)).fetchall()
-        return [(pool, key) for pool, key, _ in rows], sum(expired for _, _, expired in rows)
+    def _read_range(self, after: tuple[str, str]) -> tuple[tuple[str, str], int, int]:
+        """The last key of the next range, its rows, and how many of them have expired."""
+        last = (self._db.execute(_LAST, (*after, RANGE_ROWS - 1)).fetchall() or [_END])[0]
+        ((rows, expired),) = self._db.execute(_COUNT, (self._now(), *after, *last)).fetchall()
+        return last, rows, expired or 0
 
     def _delete_range(self, after: tuple[str, str], last: tuple[str, str]) -> int:
         """Delete what has expired of a range; return how many rows that were."""
