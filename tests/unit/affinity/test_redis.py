@@ -9,6 +9,8 @@ from proxy.affinity.store import Pin, PinKey, StoreEvent, Touch
 from proxy.errors import StoreError
 from tests.servers.redis import RedisServer, free_port
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 KEY = PinKey("desktops", "source:203.0.113.7 user:alice")
 AWAY = "redis://127.0.0.1:{port}/0"
 
