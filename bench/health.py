@@ -5,9 +5,10 @@ their own) and rdp-proxy before them, and measures
 
 - the processor time of rdp-proxy (parent, front and relay) over a while without a client, with the
   checks every 10 s and, to be taken off, once a day
+- how late the event loop runs a timer while a thread writes the metrics, and while it does not
 - scrapes of /metrics: how long each takes
-- how long clients wait for their host's answer while nothing is scraped and while scrape follows
-  scrape: each connects, sends a Connection Request and reads the answer, one after the other
+- how long clients wait for their host's answer while nothing is scraped and while there is a scrape
+  a second: each connects, sends a Connection Request and reads the answer, one after the other
 
 The figures of docs/scaling.md come from here. Exit code 0 whatever they are.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import resource
 import socket
 import subprocess
@@ -25,18 +27,31 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import uvloop
 
 from bench.processes import cpu_percent, family
 from proxy.address import Address
+from proxy.app import SWITCH_S
+from proxy.control import probe
+from proxy.control.inventory import Inventory
+from proxy.control.live import Sources
+from proxy.control.metrics import Metrics
 from proxy.lab.broker import Broker
 from proxy.lab.certificates import self_signed
 from proxy.lab.session_host import Redirect, SessionHost
-from proxy.wire.x224 import encode_connection_request
+from proxy.routing.pool import Pool
+from proxy.settings import HostSettings, ListenerSettings, PoolSettings, Settings
+from proxy.wire.x224 import NegotiationResponse, encode_connection_request
 
 _PORT = 33890
 _OPEN_FILES = 20_000
 _SETTLE_S = 8.0  # first checks, and what a start costs
+_SCRAPE_PAUSE_S = 0.8
+_TICK_S = 0.001
+_RENDERS = 50
 _PAUSE_S = 0.002  # between two clients: a farm is not under attack all the time
 
 
@@ -164,10 +179,52 @@ def measure(hosts: int, check: str, seconds: float) -> None:
         print(told.splitlines()[-1])
 
 
+async def stalls(hosts: int) -> None:
+    """Print how long a front's event loop cannot run while its metrics are written."""
+    settings = [HostSettings(name=f"rdsh{n:04}", address=address(n)) for n in range(hosts)]
+    pool = Pool(PoolSettings(name="desktops", hosts=tuple(settings)))
+    listener = ListenerSettings(name="rdp", bind=Address("127.0.0.1", 0), pool=pool.name)
+    inventory = Inventory([pool], time.time)
+    found = probe.ProbeResult(True, None, "", 0.01, NegotiationResponse(3, 2), None, "TLSv1.3")
+    der = self_signed("rdsh").der
+    for host in pool.hosts:
+        inventory.checked(host, replace(found, certificate=der))
+
+    async def pins() -> int:
+        return 0
+
+    sources = Sources(
+        lambda: pool.hosts, list, list, lambda: True, pins, int, int, (inventory.samples,)
+    )
+    metrics = Metrics(Settings(listeners=(listener,), pools=(pool.settings,)), started_at=0.0)
+    gc.freeze()
+    late: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            due = time.perf_counter() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            late.append(time.perf_counter() - due)
+
+    ticking = asyncio.create_task(tick())
+    for what in ("nothing is", "metrics are"):
+        late.clear()
+        for _ in range(_RENDERS):
+            await (metrics.render(sources) if what != "nothing is" else asyncio.sleep(0.1))
+        late.sort()
+        print(
+            f"while {what} written a timer is late by: p50 {late[len(late) // 2] * 1000:.2f} "
+            f"ms, p99 {late[len(late) * 99 // 100] * 1000:.2f} ms, max {late[-1] * 1000:.2f} ms"
+        )
+    ticking.cancel()
+    metrics.close()
+
+
 def scrape(url: str) -> None:
-    """Scrape without a pause, and tell after each how long they took."""
+    """Scrape once a second, and tell after each how long they took."""
     took = []
     while True:
+        time.sleep(_SCRAPE_PAUSE_S)
         seconds, size = _scrape(url)
         took.append(seconds)
         middle = sorted(took)[len(took) // 2]
@@ -192,6 +249,8 @@ def main() -> None:
     elif options.scrape is not None:
         scrape(options.scrape)
     else:
+        sys.setswitchinterval(SWITCH_S)
+        uvloop.run(stalls(options.hosts))
         with farm(options.hosts):
             measure(options.hosts, options.check, options.seconds)
 

@@ -34,7 +34,7 @@ EXIT_START = 1
 EXIT_CONFIG = 2
 # How long a thread may hold the interpreter while the loop wants it. Python's 5 ms, and what a
 # scrape writes for a farm of 1,000 hosts in its thread delays clients by 10 ms (bench/health.py).
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 
 
 async def serve(control: socket.socket, path: str) -> int:
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True)
     options = parser.parse_args(arguments)
     control = socket.socket(fileno=options.control_fd)
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(control, options.config))
 

@@ -18,6 +18,7 @@ that owns the value.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -220,7 +221,12 @@ class Metrics:
         self._thread.shutdown(wait=False)
 
     def _write(self, live: Live) -> bytes:
-        return generate_latest(self._registry) + generate_latest(live)
+        # What this makes is gone when it returns; a collection in its middle would hold the loop.
+        gc.disable()
+        try:
+            return generate_latest(self._registry) + live.text()
+        finally:
+            gc.enable()
 
     # Every label set that the configuration allows is made at start, so that zeros are seen.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
 from proxy.control.live import Sample
@@ -88,3 +89,21 @@ async def test_the_samples_of_parts_are_shown_under_the_names_of_the_table(house
     assert shown["pool_certificates_distinct{pool=p}"] == 1.0
     assert shown["pool_certificates_distinct{pool=q}"] == 0.0
     assert shown["host_certificate_changes_total{host=h,pool=p}"] == 2.0
+
+
+async def test_labels_that_hold_anything_are_read_back_as_they_were(house: House) -> None:
+    odd = 'a"b\\c\nd{e}'
+    sample = Sample("host_certificate_info", ("p", "h", odd, "true"), 1.0)
+    house.sources = house.sources._replace(parts=(lambda: [sample],))
+    families = text_string_to_metric_families((await house.metrics.render(house.sources)).decode())
+    (found,) = [it for family in families for it in family.samples if it.name.endswith("cate_info")]
+    assert found.labels["fingerprint"] == odd
+
+
+async def test_large_and_fractional_values_keep_their_digits(house: House) -> None:
+    values = {"a": 1795698557.25, "b": 2.0**53, "c": 1e-7}
+    samples = [Sample("pool_certificates_distinct", (name,), it) for name, it in values.items()]
+    house.sources = house.sources._replace(parts=(lambda: samples,))
+    shown = await house.scrape()
+    for name, value in values.items():
+        assert shown[f"pool_certificates_distinct{{pool={name}}}"] == value
