@@ -14,6 +14,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proxy.errors import Cause, Side
 from proxy.routing.key import is_within, normal_user
@@ -34,13 +35,9 @@ from proxy.server.record import ConnectionRecord, Observer
 from proxy.server.shared_sources import SharedSources
 from proxy.server.table import Established
 
+V = TypeVar("V")
+
 _CLIENTS = 10_000  # remembered; the longest unseen goes first
-
-
-@dataclass(slots=True)
-class _Client:
-    last: Passage | None = None
-    hops: Hops = field(default_factory=Hops)
 
 
 @dataclass(slots=True)
@@ -52,7 +49,8 @@ class Signs:
     observer: Observer
     wall: Callable[[], float]
     _young: dict[int, tuple[Passage, Passage | None]] = field(default_factory=dict)
-    _clients: OrderedDict[str, _Client] = field(default_factory=OrderedDict)
+    _last: OrderedDict[str, Passage] = field(default_factory=OrderedDict)
+    _hops: OrderedDict[str, Hops] = field(default_factory=OrderedDict)
 
     def established(self, row: Established) -> None:
         record, host = row.record, row.host
@@ -65,12 +63,12 @@ class Signs:
         passage = Passage(record.id, host, token, normal_user(record.user), now)
         before = self._before(record, passage)
         if token is None:
-            self._client(record.client.host).hops.count = 0
+            self._hops.pop(record.client.host, None)
         elif before is not None and before.token != token and not before.is_glance:
             before.host.lifespans.works()  # it sent this client on
         self._young[record.id] = passage, before
         for name in _names(record, passage):
-            self._client(name).last = passage
+            _remember(self._last, name, passage)
 
     def gone(self, row: Established) -> None:
         record, ending = row.record, row.record.ending
@@ -100,16 +98,18 @@ class Signs:
     def _count_hop(self, record: ConnectionRecord, passage: Passage, now: float) -> None:
         if passage.token is None or (record.duration_s or 0.0) >= SHORT_S:
             return
-        if self._client(record.client.host).hops.ended(now):
+        hops = self._hops.get(record.client.host) or Hops()
+        _remember(self._hops, record.client.host, hops)
+        if hops.ended(now):
             evidence = {"hops": LOOP_HOPS, "within_s": LOOP_S}
             self.observer.sign_seen(Sign.REDIRECT_LOOP, record, evidence)
 
     def _before(self, record: ConnectionRecord, passage: Passage) -> Passage | None:
         """The client's connection a moment ago."""
         source = record.client.host
-        last = self._last(source)
+        last = self._last.get(source)
         if passage.token is None:
-            if passage.user is not None and (own := self._last(f"{source} {passage.user}")):
+            if passage.user is not None and (own := self._last.get(f"{source} {passage.user}")):
                 last = own
             elif last is not None and not self._is_one_client(record, passage, last):
                 last = None
@@ -125,24 +125,10 @@ class Signs:
         is_declared = bool(declared) and is_within(ipaddress.ip_address(source), declared)
         return not is_declared and not self.shared.knows(source)
 
-    def _last(self, name: str) -> Passage | None:
-        client = self._clients.get(name)
-        return client.last if client is not None else None
-
-    def _client(self, name: str) -> _Client:
-        client = self._clients.get(name)
-        if client is None:
-            client = self._clients[name] = _Client()
-            if len(self._clients) > _CLIENTS:
-                self._clients.popitem(last=False)
-        else:
-            self._clients.move_to_end(name)
-        return client
-
     def _forget(self, record: ConnectionRecord, passage: Passage) -> None:
         """This attempt has failed: what the client does next begins anew."""
         for name in _names(record, passage):
-            self._client(name).last = None
+            self._last.pop(name, None)
 
     def _let_grow_up(self, now: float) -> None:
         while self._young:
@@ -150,6 +136,13 @@ class Signs:
             if now - passage.seen_at < SHORT_S:
                 return
             del self._young[conn_id]
+
+
+def _remember(known: OrderedDict[str, V], name: str, value: V) -> None:
+    known[name] = value
+    known.move_to_end(name)
+    if len(known) > _CLIENTS:
+        known.popitem(last=False)
 
 
 def _names(record: ConnectionRecord, passage: Passage) -> tuple[str, ...]:
