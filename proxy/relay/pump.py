@@ -87,7 +87,8 @@ class Pump(Watch):
         connection.active_at = self._now
         self.connections[connection.id] = connection
         legs = (connection.client, connection.server)
-        self._legs.update((leg.fd, leg) for leg in legs)
+        for leg in legs:
+            self._admit(leg)
         try:
             for leg in legs:
                 os.set_blocking(leg.fd, False)
@@ -102,7 +103,7 @@ class Pump(Watch):
         if not connection.ended:
             self._leave(connection, side, cause)
         for leg in (connection.client, connection.server):
-            if leg.fd in self._legs:
+            if self._legs[leg.fd] is leg:
                 self._forget(leg)
 
     def step(self) -> None:
@@ -111,7 +112,7 @@ class Pump(Watch):
         self._now = self._clock()
         legs = self._legs
         for fd, event in events:
-            leg = legs.get(fd)
+            leg = legs[fd]
             if leg is None:
                 door = self._doors.get(fd)
                 if door is not None:
@@ -120,7 +121,7 @@ class Pump(Watch):
             try:
                 if event & OUT:
                     self._flush(leg)
-                    if fd not in legs:
+                    if legs[fd] is None:
                         continue
                 if event & ~OUT:
                     self._incoming(leg, event)

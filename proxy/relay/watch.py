@@ -24,13 +24,14 @@ class Watch:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._doors: dict[int, Callable[[], None]] = {}
-        self._legs: dict[int, Leg] = {}
+        self._legs: list[Leg | None] = []  # by descriptor: the system gives out the lowest free one
         self._doomed: list[int] = []
         self._buried: list[Leg] = []
 
     def open_door(self, fd: int, call: Callable[[], None]) -> None:
         """Call when `fd` is readable or hung up, or writable where `want_to_write` says so."""
         self._doors[fd] = call
+        self._make_room(fd)
         self._epoll.register(fd, IN)
 
     def want_to_write(self, fd: int, wanted: bool) -> None:
@@ -42,6 +43,14 @@ class Watch:
         del self._doors[fd]
         self._epoll.unregister(fd)
         self._doomed.append(fd)
+
+    def _admit(self, leg: Leg) -> None:
+        """Know it by its descriptor."""
+        self._make_room(leg.fd)
+        self._legs[leg.fd] = leg
+
+    def _make_room(self, fd: int) -> None:
+        self._legs.extend([None] * (fd + 1 - len(self._legs)))
 
     def _arm(self, leg: Leg) -> None:
         """Ask epoll for what the leg's state wants."""
@@ -66,7 +75,7 @@ class Watch:
         if leg.interest != OUTSIDE:
             self._epoll.unregister(leg.fd)
             leg.interest = OUTSIDE
-        del self._legs[leg.fd]
+        self._legs[leg.fd] = None
         self._doomed.append(leg.fd)
         self._buried.append(leg)
 

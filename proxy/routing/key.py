@@ -92,7 +92,7 @@ def normal_user(user: str | None) -> str | None:
     elif "\\" in text:
         _domain, _, name = text.partition("\\")
         text = text if name and len(text) == CUT_CHARACTERS else name
-    return text or None
+    return (user if text == user else text) or None  # one string where they are the same
 
 
 def network_text(affinity: PoolAffinity, source: IPAddress) -> str:

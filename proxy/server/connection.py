@@ -116,7 +116,7 @@ class Reception:
             record.client = await read_client(sock, record.peer, until)
             record.phase = Phase.ACCEPT
             source = ipaddress.ip_address(record.client.host)
-        stay.enter(source, listener)
+        stay.enter(source, record.client.host, listener)
         record.phase = Phase.REQUEST
         request = await read_request(sock, until)
         token = request.routing_token
@@ -200,12 +200,12 @@ class _Stay:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self.source: IPAddress | None = None
+        self.source: str | None = None
 
-    def enter(self, source: IPAddress, listener: ListenerSettings) -> None:
-        self._gate.enter(source, listener.allow)
-        self.source = source
+    def enter(self, source: IPAddress, name: str, listener: ListenerSettings) -> None:
+        self._gate.enter(source, name, listener.allow)
+        self.source = name
 
     def leave(self) -> None:
         if self.source is not None:
-            self._gate.leave(str(self.source))
+            self._gate.leave(self.source)

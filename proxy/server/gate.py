@@ -38,8 +38,8 @@ class Gate:
         """Whether there are more connections than `limits.connections`, the newest included."""
         return self.connections > self._limits.connections
 
-    def enter(self, source: IPAddress, allow: Sequence[Network]) -> None:
-        """Let a new client in.
+    def enter(self, source: IPAddress, name: str, allow: Sequence[Network]) -> None:
+        """Let a new client in; `name` is its source as text, as `leave` will have it.
 
         Raises:
             LimitError: it is outside the listener's `allow`, or beyond a limit of its source.
@@ -48,11 +48,11 @@ class Gate:
             raise LimitError(Cause.NOT_ALLOWED, f"{source} is not within allow")
         if not is_within(source, self._shared):
             most = self._limits.connections_per_source
-            if most is not None and self._by_source[str(source)] >= most:
+            if most is not None and self._by_source[name] >= most:
                 raise LimitError(Cause.LIMIT, f"{source} has {most} connections already")
-            if not self._within_rate(str(source)):
+            if not self._within_rate(name):
                 raise LimitError(Cause.LIMIT, f"{source} connects too often")
-        self._by_source[str(source)] += 1
+        self._by_source[name] += 1
 
     def change(self, limits: LimitSettings, shared: Sequence[Network]) -> None:
         """Take other limits; who is in stays in."""

@@ -16,9 +16,9 @@ redirection the same user's next login needs none.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -56,7 +56,7 @@ class PinKeeper:
     _slices: list[dict[int, Established]] = field(
         default_factory=lambda: [{} for _ in range(SLICES)]
     )
-    _settling: list[tuple[float, int]] = field(default_factory=list)
+    _settling: deque[int] = field(default_factory=deque)
     _ended: list[Established] = field(default_factory=list)
     _unsettled: set[int] = field(default_factory=set)  # placed without the table, by id
 
@@ -141,8 +141,7 @@ class PinKeeper:
         self._slice_of(row)[row.record.id] = row
         if row.record.table_was_away:
             self._unsettled.add(row.record.id)
-        # A little later than the minute, so that the claim of the same login is past it too.
-        heapq.heappush(self._settling, (row.record.accepted_at + SETTLED_S + TICK_S, row.record.id))
+        self._settling.append(row.record.id)
 
     def gone(self, row: Established) -> None:
         """A connection ended (TableWatcher)."""
@@ -160,12 +159,17 @@ class PinKeeper:
         return self._slices[row.record.id % SLICES]
 
     def _just_settled(self) -> list[Established]:
-        now = self.wall()
+        """In the order in which they came, so one that was adopted may be late by a minute."""
+        # A little later than the minute, so that the claim of the same login is past it too.
+        before = self.wall() - SETTLED_S - TICK_S
         rows = []
-        while self._settling and self._settling[0][0] <= now:
-            row = self.table.rows.get(heapq.heappop(self._settling)[1])
+        while self._settling:
+            row = self.table.rows.get(self._settling[0])
             if row is not None:
+                if row.record.accepted_at > before:
+                    break
                 rows.append(row)
+            self._settling.popleft()
         return rows
 
     def _is_settled(self, row: Established) -> bool:

@@ -55,7 +55,7 @@ class Stepper(Pump):
         pytest.fail("the loop is busy with nothing")
 
     def is_empty(self) -> bool:
-        return not (self._legs or self._lingering or self.connections or self._doomed)
+        return not (any(self._legs) or self._lingering or self.connections or self._doomed)
 
 
 def carry(

@@ -32,40 +32,40 @@ def cause_of(refused: pytest.ExceptionInfo[LimitError]) -> Cause:
 
 def test_a_source_outside_allow_is_refused() -> None:
     with pytest.raises(LimitError) as refused:
-        gate().enter(ALICE, [ip_network("192.168.0.0/16")])
+        gate().enter(ALICE, str(ALICE), [ip_network("192.168.0.0/16")])
     assert cause_of(refused) is Cause.NOT_ALLOWED
 
 
 def test_a_source_beyond_its_connections_is_refused_until_one_leaves() -> None:
     each = gate(connections_per_source=2)
-    each.enter(ALICE, EVERYBODY)
+    each.enter(ALICE, str(ALICE), EVERYBODY)
     each.adopt(str(ALICE))
     with pytest.raises(LimitError) as refused:
-        each.enter(ALICE, EVERYBODY)
+        each.enter(ALICE, str(ALICE), EVERYBODY)
     assert cause_of(refused) is Cause.LIMIT
-    each.enter(BOB, EVERYBODY)
+    each.enter(BOB, str(BOB), EVERYBODY)
     each.leave(str(ALICE))
-    each.enter(ALICE, EVERYBODY)
+    each.enter(ALICE, str(ALICE), EVERYBODY)
 
 
 def test_shared_sources_are_not_counted() -> None:
     each = gate(connections_per_source=1, new_connections_per_source=Rate(1, 60))
     for _ in range(5):
-        each.enter(GATEWAY, EVERYBODY)
+        each.enter(GATEWAY, str(GATEWAY), EVERYBODY)
 
 
 def test_a_source_may_connect_as_often_as_its_rate_allows() -> None:
     clock = Clock()
     each = gate(clock, new_connections_per_source=Rate(3, 60))
     for _ in range(3):
-        each.enter(ALICE, EVERYBODY)
+        each.enter(ALICE, str(ALICE), EVERYBODY)
     with pytest.raises(LimitError):
-        each.enter(ALICE, EVERYBODY)
-    each.enter(BOB, EVERYBODY)
+        each.enter(ALICE, str(ALICE), EVERYBODY)
+    each.enter(BOB, str(BOB), EVERYBODY)
     clock.now += 20
-    each.enter(ALICE, EVERYBODY)
+    each.enter(ALICE, str(ALICE), EVERYBODY)
     with pytest.raises(LimitError):
-        each.enter(ALICE, EVERYBODY)
+        each.enter(ALICE, str(ALICE), EVERYBODY)
 
 
 def test_the_number_of_all_connections_is_limited() -> None:
@@ -79,7 +79,7 @@ def test_the_number_of_all_connections_is_limited() -> None:
 def test_rates_are_remembered_for_a_bounded_number_of_sources() -> None:
     each = gate(new_connections_per_source=Rate(1, 60))
     for number in range(10_100):
-        each.enter(ip_address(number), EVERYBODY)
+        each.enter(ip_address(number), str(ip_address(number)), EVERYBODY)
     with pytest.raises(LimitError):
-        each.enter(ip_address(10_099), EVERYBODY)
-    each.enter(ip_address(0), EVERYBODY)
+        each.enter(ip_address(10_099), str(ip_address(10_099)), EVERYBODY)
+    each.enter(ip_address(0), str(ip_address(0)), EVERYBODY)
