@@ -15,6 +15,7 @@ UNIT := tests/unit tests/fuzz tests/test_house.py
 INTEROP_PACKAGES := chromium freerdp2-shadow-x11 freerdp2-x11 openssl rdesktop xrdp xvfb
 DEPLOY_PACKAGES := prometheus systemd
 STORE_PACKAGES := iproute2 redis-sentinel redis-server redis-tools
+NAME_PACKAGES := dnsmasq-base
 BENCH_PACKAGES := haproxy nginx libnginx-mod-stream gcc libc6-dev iproute2
 
 MAKEFLAGS += --no-print-directory
@@ -85,7 +86,7 @@ lock: setup  ## resolve the dependencies anew into the lock files
 	scripts/lock $(BIN)/uv
 
 packages:  ## install the system packages that tests use: clients, hosts, Redis, promtool
-	@scripts/packages $(INTEROP_PACKAGES) $(DEPLOY_PACKAGES) $(STORE_PACKAGES)
+	@scripts/packages $(INTEROP_PACKAGES) $(DEPLOY_PACKAGES) $(STORE_PACKAGES) $(NAME_PACKAGES)
 
 clean:  ## remove what the other words have made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

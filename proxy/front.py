@@ -262,7 +262,7 @@ class Front:
         Raises:
             StartError: a listener's address cannot be had; all is as before.
         """
-        found = changes(self.settings, settings)
+        found = await asyncio.to_thread(changes, self.settings, settings)
         settings = in_force(self.settings, settings)
         await self._bind(settings)
         await self.hosts.prepare(settings)

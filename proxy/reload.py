@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
+from time import perf_counter
 
 from proxy import config
 from proxy.config.changes import Change, summary
@@ -98,6 +99,7 @@ class Reloader:
         return True
 
     async def _reload(self, *, asked: bool) -> None:
+        began = perf_counter()
         try:
             text = await asyncio.to_thread(config.read, self._path)
             if text == self._front.text:
@@ -110,7 +112,7 @@ class Reloader:
         except StartError as error:
             self._refused([f"{self._path}: {error}"])
         else:
-            self._applied(settings, changed)
+            self._applied(settings, changed, perf_counter() - began)
 
     def _unchanged(self, *, asked: bool) -> None:
         if asked or not self._good:
@@ -127,13 +129,15 @@ class Reloader:
             more = f"{len(problems) - _TOLD_MAX} more: rdp-proxy check tells them all"
             log.error("config_refused", extra={"detail": more})
 
-    def _applied(self, settings: Settings, changed: list[Change]) -> None:
+    def _applied(self, settings: Settings, changed: list[Change], took_s: float) -> None:
         self._good = True
         self._taken_at = self._wall()
         self._counts[Outcome.APPLIED] += 1
         self._writer.change(settings.log)
         told = [str(change) for change in changed[:_TOLD_MAX]]
-        log.info("config_reloaded", extra=summary(changed) | {"what": told})
+        log.info(
+            "config_reloaded", extra=summary(changed) | {"what": told, "took_s": round(took_s, 3)}
+        )
         for warning in config.warnings(settings):
             log.warning("configuration", extra={"detail": warning})
 

@@ -217,7 +217,7 @@ class Placer:
         while queue and steps:
             steps -= 1
             host = queue.pop(0)
-            if host in failed or not pool.has(host):  # that may have left meanwhile
+            if host in failed or (host.leaving and host.name != expected):
                 continue
             if not failed and decision.reason is not Reason.PIN:
                 pool.placed(host)
@@ -234,6 +234,8 @@ class Placer:
                     queue.insert(0, host)
                 continue
             expected = winner
+            if not pool.has(host):  # it has left meanwhile
+                continue
             try:
                 await self._take_place(visit, host, belongs=winner in belongs)
                 placed = await self._dial(visit, host)

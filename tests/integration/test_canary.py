@@ -107,13 +107,17 @@ async def test_a_token_route_that_leads_to_another_host_is_told_with_the_host(
 
                 await proxy.until(told)
                 (event,) = proxy.events("canary_failed")
-                assert (event["pool"], event["host"]) == (POOL, "rdsh02")
+                assert (event["pool"], event["host"]) == (POOL, "rdsh02[127.0.0.1]")
                 assert event["token_address"] == f"127.0.0.1:{port}"
                 assert event["detail"] == f"the token leads to {POOL}/rdsh01"
                 assert await proxy.metric("canary_up", host="rdsh01") == 1
-                assert await proxy.metric("canary_up", host="rdsh02") == 0
+                assert await proxy.metric("canary_up", host="rdsh02[127.0.0.1]") == 0
                 code, rows = await asked(proxy)
-                assert (code, rows["rdsh02"]["up"], rows["rdsh01"]["up"]) == (1, False, True)
+                assert (code, rows["rdsh02[127.0.0.1]"]["up"], rows["rdsh01"]["up"]) == (
+                    1,
+                    False,
+                    True,
+                )
         finally:
             await rdsh02.kill()
 

@@ -86,13 +86,21 @@ def test_a_connection_that_ended_while_no_front_was_there_is_accounted(t: Table)
     assert t.table.rows == {}
 
 
-def test_a_connection_to_a_host_that_is_gone_is_kept_without_one(t: Table) -> None:
-    t.table.relay_row(t.row(host="gone"))
+def test_a_connection_to_a_pool_that_is_gone_is_kept_without_a_host(t: Table) -> None:
     t.table.relay_row(t.row(2, pool="gone"))
     assert t.pool.hosts[0].live == 0
-    assert t.gate.connections == 2
-    t.table.relay_lost([1, 2])
+    assert t.gate.connections == 1
+    t.table.relay_lost([2])
     assert t.gate.connections == 0
+
+
+def test_a_connection_brings_a_host_that_is_not_configured_any_more(t: Table) -> None:
+    t.table.relay_row(t.row(host="gone"))
+    host = t.pool.by_name["gone"]
+    assert (host.leaving, host.live) == (True, 1)
+    t.table.relay_lost([1])
+    assert host.live == 0
+    assert t.pool.forget()
 
 
 def test_an_unreadable_row_is_no_connection_of_ours(t: Table) -> None:

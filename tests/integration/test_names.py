@@ -1,0 +1,110 @@
+"""Hosts by DNS name, with a real name server whose records change."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from proxy.address import Address
+from proxy.lab.farm import Farm
+from tests.integration.reloading import World, lives
+from tests.integration.running import free_port, running
+
+DNSMASQ = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin")
+
+
+class NameServer:
+    """dnsmasq, which reads its records from a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.records = directory / "records"
+        self.address = Address("127.0.0.1", free_port())
+        self.child: asyncio.subprocess.Process
+
+    async def start(self) -> None:
+        assert DNSMASQ, "make packages"
+        host, port = self.address
+        self.child = await asyncio.create_subprocess_exec(
+            DNSMASQ,
+            *("--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"),
+            *(f"--port={port}", f"--listen-address={host}", "--bind-interfaces", "--user=root"),
+            *(f"--addn-hosts={self.records}", "--local-ttl=1", "--pid-file="),
+        )
+
+    def says(self, *addresses: str) -> None:
+        """From the next question on."""
+        self.records.write_text("".join(f"{address} farm.example\n" for address in addresses))
+        if self.child.returncode is None:
+            self.child.send_signal(signal.SIGHUP)
+
+    async def stop(self) -> None:
+        if self.child.returncode is None:
+            self.child.terminate()
+            await self.child.wait()
+
+
+@asynccontextmanager
+async def named_world(tmp_path: Path) -> AsyncIterator[tuple[World, NameServer]]:
+    """A farm of three, of which the name has what the name server says: rdsh01 and rdsh02 first."""
+    server = NameServer(tmp_path)
+    async with Farm.start(hosts=3) as farm:
+        first, second, _ = (host.address for host in farm.hosts.values())
+        server.records.write_text(f"{first.host} farm.example\n{second.host} farm.example\n")
+        await server.start()
+        entry = {"name": "rdsh", "address": f"farm.example:{first.port}"}
+        overrides: dict[str, Any] = {
+            "pool": {"hosts": [entry]},
+            "dns": {"servers": [str(server.address)]},
+        }
+        farm.broker.lose("rdsh03")
+        try:
+            async with running(farm, tmp_path, **overrides) as proxy:
+                config = farm.config(proxy.address, tmp_path, **overrides)
+                yield World(farm, proxy, config), server
+        finally:
+            await server.stop()
+
+
+async def test_hosts_follow_the_records_of_their_name(tmp_path: Path) -> None:
+    async with named_world(tmp_path) as (w, server):
+        names = {name: f"rdsh[{host.address.host}]" for name, host in w.farm.hosts.items()}
+
+        def are(*expected: str) -> Any:
+            async def holds() -> bool:
+                hosts = await w.hosts()
+                return {names[name] for name in expected} == {
+                    name for name, (configured, _) in hosts.items() if configured
+                }
+
+            return holds
+
+        await w.proxy.until(are("rdsh01", "rdsh02"))
+        assert {await w.log_in(f"user{n}") for n in range(6)} == {"rdsh01", "rdsh02"}
+        async with w.session("alice", token="rdsh02") as alice:
+            server.says(*(w.farm.hosts[name].address.host for name in ("rdsh01", "rdsh03")))
+            await w.proxy.until(are("rdsh01", "rdsh03"))
+            assert (await w.hosts())[names["rdsh02"]] == (False, 1), "it leaves"
+            w.farm.broker.lose("rdsh02")
+            w.farm.broker.regain("rdsh03")
+            assert {await w.log_in(f"more{n}") for n in range(6)} == {"rdsh01", "rdsh03"}
+            assert await lives(alice)
+        await w.proxy.until(w.forgotten(names["rdsh02"]))
+        await server.stop()
+
+        async def failing() -> bool:
+            text = (await w.proxy.get("/metrics"))[1]
+            return 'rdp_proxy_dns_name_up{dns_name="farm.example"} 0.0' in text
+
+        await w.proxy.until(failing)
+        assert await are("rdsh01", "rdsh03")(), "a name server that is away changes nothing"
+        assert await w.log_in("bob") in {"rdsh01", "rdsh03"}
+        server.says(w.farm.hosts["rdsh01"].address.host)
+        await server.start()
+        await w.proxy.until(are("rdsh01"))
+        (told, *_) = w.proxy.events("name_failed")
+        assert told["dns_name"] == "farm.example"
