@@ -276,3 +276,11 @@ def test_an_agent_may_say_how_many_connections_are_enough() -> None:
     each = host()
     each.agent, each.live = AgentWord(max_connections=2), 2
     assert (each.full, each.has_place) == (True, False)
+
+
+def test_a_pool_that_has_left_is_routed_to_no_longer() -> None:
+    old, new = pool("old"), pool("new", net="10.0.1.")
+    listener = routes(new, old, collections={"old": "old"})
+    old.leave()
+    listener.forget(old)
+    assert listener.pools == (new,)
