@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -181,8 +181,10 @@ async def test_the_will_outlives_a_crash_and_counts_before_the_first_client(
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> RedisServer:
-    return RedisServer(tmp_path).start()
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    started = RedisServer(tmp_path).start()
+    yield started
+    started.kill()
 
 
 async def test_what_is_said_at_one_node_is_in_force_at_the_other(
@@ -224,4 +226,3 @@ async def test_what_is_said_at_one_node_is_in_force_at_the_other(
         await living.aclose()
         await waiting.wait()
         assert waiting.returncode == 0
-    server.kill()
