@@ -10,6 +10,7 @@ seconds, and over restarts. A host that several pools have under one name is one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -59,7 +60,7 @@ class WillDesk:
             "weight": host.weight,
             "share": round(host.share, 3),  # the weight as it counts now
             "connections": host.live,
-            "max_connections": host.max_connections,
+            "max_connections": None if math.isinf(host.most) else host.most,
             "waiting": host.waiting,
             "agent": _agent(host),
             "in_use": self.keeper.is_in_use(host),

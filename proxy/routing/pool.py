@@ -17,6 +17,8 @@ pins demand.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
+from typing import Generic, TypeVar
 
 from proxy.address import Address
 from proxy.routing.agent import AgentWord
@@ -26,6 +28,23 @@ from proxy.settings import HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.tokens import RoutingToken, normal_alias
 
 Found = Mapping[str, Sequence[str]]  # DNS names and the IP addresses that they stand for
+T = TypeVar("T")
+
+
+class _Judged(Generic[T]):
+    """What a host's readiness depends on. It changes seldom and every new client asks for it of
+    every host, so whoever sets it has it judged."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._slot = f"_{name}"
+
+    def __get__(self, host: Host, owner: type) -> T:
+        value: T = getattr(host, self._slot)
+        return value
+
+    def __set__(self, host: Host, value: T) -> None:
+        setattr(host, self._slot, value)
+        host.judge()
 
 
 class Host:
@@ -39,86 +58,88 @@ class Host:
         address: where connections to it go.
         names: the addresses by which a token may name it.
         leaving: the configuration no longer has it, or its DNS name no longer this address.
+        warmth: from 0 to 1, how far its slow start has come.
+        will: the one in force: the operator's; where he wants nothing else, the agent's. His
+            `ready` also takes back what the agent has said until then: it may be silent by now.
+        alive: whether health calls it up, and its agent does not contradict.
+        weight: as configured, or as the operator has changed it.
+        share: the weight as it counts in balancing now.
+        most: connections at one time.
+        backup: takes new clients only while no other host is ready.
         live: connections to it now, those being set up included.
         waiting: clients that belong here and wait for a place.
-        warmth: from 0 to 1, how far its slow start has come.
         lifespans: whether its connections last.
         credit: its turn in the rotation of its pool (see `Pool.placed`).
     """
 
     __slots__ = (
+        "_agent",
+        "_leaving",
+        "_settings",
+        "_takes",
+        "_up",
+        "_warmth",
+        "_wish",
         "address",
-        "agent",
+        "alive",
+        "backup",
         "credit",
-        "leaving",
         "lifespans",
         "live",
+        "most",
         "name",
         "names",
         "pool",
-        "settings",
-        "up",
+        "share",
         "waiting",
-        "warmth",
-        "wish",
+        "weight",
+        "will",
     )
+
+    wish = _Judged[Wish]()
+    agent = _Judged[AgentWord]()
+    up = _Judged[bool]()
+    warmth = _Judged[float]()
+    settings = _Judged[HostSettings]()
+    leaving = _Judged[bool]()
 
     def __init__(self, pool: str, name: str, settings: HostSettings, address: Address) -> None:
         self.name = name
         self.pool = pool
-        self.wish = Wish()
-        self.agent = AgentWord()
-        self.up = True  # until a health check says otherwise: a restart must not refuse anybody
-        self.leaving = False
         self.live = 0
         self.waiting = 0
-        self.warmth = 1.0
         self.lifespans = Lifespans()
         self.credit = 0.0
-        self.settings = settings
         self.address = address
         self.names: frozenset[Address] = frozenset([address])
+        self._settings = settings
+        self._wish = Wish()
+        self._agent = AgentWord()
+        self._up = True  # until a health check says otherwise: a restart must not refuse anybody
+        self._warmth = 1.0
+        self._leaving = False
+        self.judge()
 
-    @property
-    def will(self) -> Will:
-        """The will in force: the operator's; where he wants nothing else, the agent's.
-
-        His `ready` also takes back what the agent has said until then: it may be silent by now.
-        """
-        if self.wish.will is Will.READY and self._agent_is_heard:
-            return self.agent.will
-        return self.wish.will
-
-    @property
-    def alive(self) -> bool:
-        """Whether health calls it up, and its agent does not contradict."""
-        return self.up and not (self.agent.down and self._agent_is_heard)
-
-    @property
-    def _agent_is_heard(self) -> bool:
-        return self.wish.since is None or self.wish.since < self.agent.since
-
-    @property
-    def weight(self) -> int:
-        weight = self.wish.weight
-        return self.settings.weight if weight is None else weight
-
-    @property
-    def share(self) -> float:
-        """Its weight as it counts in balancing now."""
-        percent = self.agent.percent if self.wish.weight is None else 100
-        return self.weight * self.warmth * percent / 100
-
-    @property
-    def max_connections(self) -> int | None:
-        told = self.agent.max_connections
-        return self.settings.max_connections if told is None else told
+    def judge(self) -> None:
+        """Work out what follows from the will, the agent's word, health and the settings."""
+        wish, agent, settings = self._wish, self._agent, self._settings
+        is_heard = wish.since is None or wish.since < agent.since
+        self.will = agent.will if wish.will is Will.READY and is_heard else wish.will
+        self.alive = self._up and not (agent.down and is_heard)
+        self.weight = settings.weight if wish.weight is None else wish.weight
+        percent = agent.percent if wish.weight is None else 100
+        self.share = self.weight * self._warmth * percent / 100
+        told = agent.max_connections
+        most = settings.max_connections if told is None else told
+        self.most = inf if most is None else most
+        self.backup = settings.backup
+        wanted = self.alive and self.will is Will.READY and self.share > 0
+        self._takes = wanted and not self._leaving
 
     @property
     def has_place(self) -> bool:
         """Whether one more connection is within `max_connections`."""
-        most = self.max_connections
-        return most is None or self.live < most
+        return self.live < self.most
 
     @property
     def in_use(self) -> bool:
@@ -128,8 +149,7 @@ class Host:
     @property
     def full(self) -> bool:
         """Whether all places are taken, or spoken for by those who wait."""
-        most = self.max_connections
-        return most is not None and self.live + self.waiting >= most
+        return self.live + self.waiting >= self.most
 
     @property
     def serves(self) -> bool:
@@ -138,13 +158,12 @@ class Host:
 
     def admits(self, hold: Hold) -> bool:
         """Whether a client may come that is pinned here, and holds its pin so firmly."""
-        return self.serves and self.wish.admits(hold)
+        return self.serves and self._wish.admits(hold)
 
     @property
     def ready(self) -> bool:
         """Whether new clients may be balanced here."""
-        wanted = self.alive and self.will is Will.READY and self.share > 0
-        return wanted and not self.full and not self.leaving
+        return self._takes and self.live + self.waiting < self.most
 
     def __repr__(self) -> str:
         return f"<Host {self.pool}/{self.name}>"
@@ -204,7 +223,7 @@ class Pool:
     def ready(self) -> list[Host]:
         """Where new clients may go: to a backup only while nobody else is ready."""
         ready = [host for host in self.hosts if host.ready]
-        return [host for host in ready if not host.settings.backup] or ready
+        return [host for host in ready if not host.backup] or ready
 
     def placed(self, host: Host) -> None:
         """Advance the rotation: a client was balanced to `host`.
