@@ -85,17 +85,24 @@ class WillDesk:
             raise QueryError("pins is for will=drain")
         if "deadline" in query and will is not Will.DRAIN:
             raise QueryError("deadline is for will=drain")
-        pins = _word(Pins, "pins", query.get("pins", Pins.KEEP))
+        pins = _word(Pins, "pins", query["pins"]) if "pins" in query else None
         close = query.get("close", "false") == "true"
         now = self.wall()
-        deadline = _deadline(query, now)
-        if close and will is Will.MAINTENANCE:
-            deadline = now
-        if close and deadline is None:
-            raise QueryError("close needs the deadline of a drain, or will=maintenance")
+        deadline = now if close and will is Will.MAINTENANCE else _deadline(query, now)
 
         def change(wish: Wish) -> Wish:
-            return Wish(will, pins, now, deadline, close, wish.weight)
+            if will is not wish.will or will is Will.READY:
+                wish = Wish(will, since=now, weight=wish.weight)
+            # Said again, as by one who comes back to wait, it leaves the conditions as they are.
+            wish = replace(
+                wish,
+                pins=pins or wish.pins,
+                deadline=wish.deadline if deadline is None else deadline,
+                close=wish.close or close,
+            )
+            if wish.close and wish.deadline is None:
+                raise QueryError("close needs a deadline, where a host is drained")
+            return wish
 
         return await self._say(query, change)
 

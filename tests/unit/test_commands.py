@@ -174,14 +174,17 @@ async def test_a_drain_that_comes_to_nothing_is_an_error(desk: Desk, tmp_path: P
         1,
         "rdp-proxy: the deadline is over: 1 connection left on this node",
     )
+    host = desk.pools["desktops"].by_name["rdsh02"]
+    host.live = 1
     desk.wished.clear()
-    waiting = asyncio.create_task(command(tmp_path, "drain", "rdsh01", "--wait"))
-    await desk.wished.wait()
+    waiting = asyncio.create_task(command(tmp_path, "drain", "rdsh02", "--wait"))
+    async with asyncio.timeout(30):
+        await desk.wished.wait()
     host.wish = Wish()
     done = await waiting
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
-        "rdp-proxy: rdsh01 is ready again",
+        "rdp-proxy: rdsh02 is ready again",
     )
 
 

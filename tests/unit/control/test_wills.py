@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -82,6 +83,18 @@ async def test_maintenance_closes_at_once_where_that_is_asked(desk: Desk) -> Non
     assert (row["will"], row["deadline_s"], row["pins"]) == ("maintenance", None, None)
 
 
+async def test_a_drain_that_is_said_again_keeps_its_conditions(desk: Desk) -> None:
+    await put(desk, "will", host="rdsh01", will="drain", pins="drop", deadline="1h")
+    before = wish(desk)
+    desk.wills.keeper.wall = lambda: NOW + 60
+    await put(desk, "will", host="rdsh01", will="drain")
+    assert wish(desk) == before
+    await put(desk, "will", host="rdsh01", will="drain", close="true")
+    assert wish(desk) == replace(before, close=True)
+    await put(desk, "will", host="rdsh01", will="maintenance")
+    assert (wish(desk).close, wish(desk).deadline) == (False, None)
+
+
 async def test_a_weight_stays_whatever_the_will(desk: Desk) -> None:
     await put(desk, "weight", host="rdsh01", weight=7)
     await put(desk, "will", host="rdsh01", will="drain")
@@ -112,7 +125,7 @@ async def test_a_name_means_the_machine_in_all_pools(desk: Desk) -> None:
         ("will", {"host": "rdsh01", "will": "ready", "pins": "keep"}, "pins is for will=drain"),
         ("will", {"host": "rdsh01", "will": "ready", "deadline": "8h"}, "is for will=drain"),
         ("will", {"host": "rdsh01", "will": "drain", "deadline": "8"}, "its unit is missing"),
-        ("will", {"host": "rdsh01", "will": "drain", "close": "true"}, "close needs the deadline"),
+        ("will", {"host": "rdsh01", "will": "drain", "close": "true"}, "close needs a deadline"),
         ("will", {"host": "rdsh01", "will": "drain", "when": "now"}, "unknown parameter 'when'"),
         ("weight", {"host": "rdsh01", "weight": "10001"}, "from 0 to 10000, or default"),
         ("weight", {"host": "rdsh01", "weight": "-1"}, "not '-1'"),
