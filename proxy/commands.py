@@ -174,8 +174,16 @@ def _agent(said: dict[str, Any] | None) -> str | None:
 
 
 def _wish(args: argparse.Namespace) -> int:
+    _want(args)
+    return OK
+
+
+def _want(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The hosts that it counts for now."""
     answer = _ask(args, "hosts/will", "PUT")
-    return _print(args, answer, lambda: _say_will(answer["hosts"]))
+    _print(args, answer, lambda: _say_will(answer["hosts"]))
+    hosts: list[dict[str, Any]] = answer["hosts"]
+    return hosts
 
 
 def _weigh(args: argparse.Namespace) -> int:
@@ -190,17 +198,15 @@ def _weigh(args: argparse.Namespace) -> int:
 
 def _drain(args: argparse.Namespace) -> int:
     """With --wait the exit code tells whether the host is empty."""
-    code = _wish(args)
+    meant = [(row["pool"], row["host"]) for row in _want(args)]
     if not args.wait:
-        return code
+        return OK
     from time import sleep
 
     told = None
     while True:
         rows = _ask(args, "hosts", only=())["hosts"]
-        mine = [
-            row for row in rows if row["host"] == args.host and args.pool in (None, row["pool"])
-        ]
+        mine = [row for row in rows if (row["pool"], row["host"]) in meant]
         if not any(row["in_use"] for row in mine):
             break
         if any(row["will"] == "ready" for row in mine):

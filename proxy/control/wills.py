@@ -134,7 +134,9 @@ class WillDesk:
         if wanted is not None and wanted not in pools:
             raise QueryError(f"there is no pool {wanted!r}; there are: {', '.join(pools)}")
         chosen = list(pools.values()) if wanted is None else [pools[wanted]]
-        found = [host for pool in chosen if (host := pool.by_name.get(name))]
+        # By the name of a DNS entry all of its addresses are meant.
+        every = [host for pool in chosen for host in pool.hosts]
+        found = [host for host in every if name in (host.name, host.settings.name)]
         if not found:
             where = "any pool" if wanted is None else f"pool {wanted!r}"
             raise QueryError(f"there is no host {name!r} in {where}")

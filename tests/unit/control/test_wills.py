@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from proxy.address import Address
 from proxy.routing.will import Pins, Will, Wish
 from proxy.settings import UnixPath
 from tests.unit.control.test_http import ask_json
@@ -110,6 +111,18 @@ async def test_a_name_means_the_machine_in_all_pools(desk: Desk) -> None:
     assert len(rows) == 2
     rows = (await put(desk, "will", host="rdsh01", will="ready", pool="desktops"))["hosts"]
     assert len(rows) == 1
+
+
+async def test_a_dns_name_means_all_of_its_addresses(desk: Desk) -> None:
+    found = {"tool02.example": ["10.0.1.2", "10.0.1.3"]}
+    pool = desk.pools["tools"]
+    named = pool.settings.hosts[1].model_copy(update={"address": Address("tool02.example", 3389)})
+    hosts = (pool.settings.hosts[0], named)
+    pool.change(pool.settings.model_copy(update={"hosts": hosts}), found)
+    rows = (await put(desk, "will", host="tool02", will="drain"))["hosts"]
+    assert [row["host"] for row in rows] == ["tool02[10.0.1.2]", "tool02[10.0.1.3]"]
+    rows = (await put(desk, "will", host="tool02[10.0.1.3]", will="ready"))["hosts"]
+    assert [host.will for host in pool.hosts] == [Will.READY, Will.DRAIN, Will.READY]
 
 
 @pytest.mark.parametrize(
