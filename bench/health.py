@@ -43,7 +43,7 @@ from proxy.lab.broker import Broker
 from proxy.lab.certificates import self_signed
 from proxy.lab.session_host import Redirect, SessionHost
 from proxy.routing.pool import Pool
-from proxy.settings import HostSettings, ListenerSettings, PoolSettings, Settings
+from proxy.settings import HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.x224 import NegotiationResponse, encode_connection_request
 
 _PORT = 33890
@@ -196,7 +196,8 @@ async def stalls(hosts: int) -> None:
     sources = Sources(
         lambda: pool.hosts, list, list, lambda: True, pins, int, int, (inventory.samples,)
     )
-    metrics = Metrics(Settings(listeners=(listener,), pools=(pool.settings,)), started_at=0.0)
+    metrics = Metrics(started_at=0.0)
+    metrics.follow([listener], [pool])
     gc.freeze()
     late: list[float] = []
 
