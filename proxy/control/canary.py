@@ -149,7 +149,7 @@ class Canary:
         ways: dict[Host, list[Way]] = {}
         for door in self.doors():
             for host in (host for pool in door.routes.pools for host in pool.hosts):
-                if host.serves and host.address is not None:
+                if host.serves:
                     names = [host.address, *sorted(host.names - {host.address})]
                     its = ways.setdefault(host, [])
                     its += [Way(door, name) for name in names if ":" not in name.host]

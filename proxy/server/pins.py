@@ -90,7 +90,8 @@ class PinKeeper:
                 await self._settle(row, pins)
             for row in live:
                 for key in row.keys:
-                    await self._move(row, key, pins[key])
+                    if key in pins:
+                        await self._move(row, key, pins[key])
         except StoreError:
             self.observer.store_failed()
 
@@ -98,7 +99,7 @@ class PinKeeper:
         host = row.record.host
         if host is None or pinned == host or not row.came_by_token or not self._is_settled(row):
             return
-        if len(self.table.of_key(key)) != 1:
+        if len(self.table.of_key(key)) != 1 or key.pool not in self.pools:
             return
         moved = await self.store.move(
             self.node,
@@ -123,10 +124,10 @@ class PinKeeper:
             return
         self._unsettled.remove(row.record.id)
         key, host = row.keys[0], row.record.host
-        pinned = pins[key]
-        if host is None or pinned == host or row.came_by_token:
+        pool, pinned = self.pools.get(key.pool), pins.get(key)
+        if pool is None or pinned is None or host is None or pinned == host or row.came_by_token:
             return
-        at = self.pools[key.pool].by_name.get(pinned)
+        at = pool.by_name.get(pinned)
         if at is None or not at.serves:
             ttl_s = self._ttl_s(row)
             pin = await self.store.claim(key, host, expected=pinned, ttl_s=ttl_s)

@@ -83,3 +83,16 @@ def test_rates_are_remembered_for_a_bounded_number_of_sources() -> None:
     with pytest.raises(LimitError):
         each.enter(ip_address(10_099), str(ip_address(10_099)), EVERYBODY)
     each.enter(ip_address(0), str(ip_address(0)), EVERYBODY)
+
+
+def test_a_limit_that_comes_later_counts_those_who_are_in() -> None:
+    each = gate()
+    each.enter(ALICE, str(ALICE), EVERYBODY)
+    each.enter(GATEWAY, str(GATEWAY), EVERYBODY)
+    each.change(LimitSettings(connections=1, connections_per_source=1), [])
+    for source in (ALICE, GATEWAY):
+        with pytest.raises(LimitError) as refused:
+            each.enter(source, str(source), EVERYBODY)
+        assert cause_of(refused) is Cause.LIMIT
+    each.leave(str(ALICE))
+    each.enter(ALICE, str(ALICE), EVERYBODY)

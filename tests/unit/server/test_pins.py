@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import pytest
 
 from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
-from proxy.affinity.store import PinKey
+from proxy.affinity.store import PinKey, Touch
 from proxy.errors import StoreError
 from proxy.routing.model import Reason
 from proxy.routing.pool import Pool
@@ -160,6 +160,29 @@ async def test_a_short_redirected_connection_does_not_come_before_those_without_
     await k.tick()
     assert await k.host() == "a"
     assert k.observed.disagreed == []
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_pool_that_has_left_is_touched_no_longer(
+    k: Keeping, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await k.store.assign(KEY, "b", ttl_s=HOUR)
+    row = k.connect("a", blind=True)
+    k.connect("a", Reason.TOKEN)
+    k.clock.now += 61
+    k.table.drop(row)
+    touch = k.store.touch
+
+    async def leave_and_touch(node: str, touches: Sequence[Touch]) -> list[str]:
+        k.pools.clear()
+        return await touch(node, touches)
+
+    if when == "before":
+        k.pools.clear()
+    monkeypatch.setattr(k.store, "touch", leave_and_touch)
+    await k.tick(k.table.rows.values())
+    assert await k.host() == "b"
+    assert k.observed.disagreed == k.observed.moved == []
 
 
 async def test_each_live_connection_has_its_turn(
