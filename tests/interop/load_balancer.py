@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 from proxy.address import Address
 from proxy.wire.proxy_protocol import encode_proxy_v2
+from tests.streams import carry
 
 OWN_ADDRESS = "127.79.0.1"
 """Where its connections to the proxy come from: what `proxy_protocol.trusted` has to name."""
@@ -21,7 +22,7 @@ OWN_ADDRESS = "127.79.0.1"
 async def coming_from(source: str, proxy: Address) -> AsyncIterator[Address]:
     """An address inside the block; who connects to it reaches the proxy as if from `source`."""
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         port = writer.get_extra_info("peername")[1]
         with suppress(OSError):
             inner_reader, inner_writer = await asyncio.open_connection(
@@ -29,22 +30,13 @@ async def coming_from(source: str, proxy: Address) -> AsyncIterator[Address]:
             )
             inner_writer.write(encode_proxy_v2(Address(source, port), proxy))
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(reader, inner_writer))
-                pumps.create_task(_pump(inner_reader, writer))
+                pumps.create_task(carry(reader, inner_writer))
+                pumps.create_task(carry(inner_reader, writer))
         writer.close()
 
-    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
     try:
         yield Address(*server.sockets[0].getsockname()[:2])
     finally:
         server.close()
         await server.wait_closed()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry one direction. Its end is the end of both, which is all that RDP needs."""
-    with suppress(OSError):
-        while (data := await reader.read(65536)) and not writer.is_closing():
-            writer.write(data)
-            await writer.drain()
-    writer.close()

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from proxy.address import Address
 from proxy.wire.x224 import encode_connection_request
 from tests.interop.programs import path_of
+from tests.streams import carry
 
 _OLD = ["-min_protocol", "TLSv1", "-cipher", "ALL:@SECLEVEL=0"]
 _SAY = "-noout -subject -issuer -startdate -enddate -nameopt RFC2253 -dateopt iso_8601 -text"
@@ -64,17 +65,8 @@ async def _past_x224(host: Address) -> AsyncIterator[int]:
         far_writer.write(encode_connection_request())
         head = await far.readexactly(4)
         await far.readexactly(int.from_bytes(head[2:4], "big") - 4)
-        await asyncio.gather(_carry(near, far_writer), _carry(far, near_writer))
+        await asyncio.gather(carry(near, far_writer), carry(far, near_writer))
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0)
     async with server:
         yield int(server.sockets[0].getsockname()[1])
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-    except OSError:
-        pass
-    writer.close()

@@ -32,6 +32,7 @@ from proxy.wire.x224 import (
     parse_connection_request,
 )
 from tests.integration.running import free_port
+from tests.streams import carry
 
 NOW = 1_800_000_000.0
 Step = Callable[[Host], Address | str]
@@ -84,7 +85,7 @@ class House:
             passage.host = self.passes_as or host
             far_reader, far_writer = await asyncio.open_connection(*to)
             far_writer.write(data)
-            await asyncio.gather(_carry(reader, far_writer), _carry(far_reader, writer))
+            await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
         writer.close()
 
     def host(self, name: str) -> Host:
@@ -105,15 +106,6 @@ class House:
         answer = await self.canary.routes()["/v1/canary"](Request())
         rows: list[dict[str, Any]] = json.loads(answer.body)["canary"]
         return rows
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-    except OSError:
-        pass
-    writer.close()
 
 
 @asynccontextmanager
