@@ -229,6 +229,7 @@ class Front:
             gc.collect()
             gc.freeze()
             if self.link.is_upgrade:
+                self.views.listening = True  # the node does: the old one accepts still
                 await self._serve(shown)
             async with asyncio.TaskGroup() as clients:
                 self._listen(clients)
