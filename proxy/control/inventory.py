@@ -72,7 +72,7 @@ class Known:
             "flags": list(self.flags),
             "tls": self.tls,
             "certificate": self.certificate.as_dict() if self.certificate else None,
-            "seen_at": time_text(self.seen_at),
+            "seen_at": time_text(round(self.seen_at)) if self.seen_at else None,
             "changes": self.changes,
         }
 
