@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from proxy.affinity.store import AffinityStore, PinKey
+from proxy.errors import StoreError
 from proxy.routing.key import is_within
 from proxy.routing.pool import Pool
 from proxy.server.table import Established
@@ -72,11 +73,15 @@ class SharedSources:
         if self.after is None:
             return False
         while self._untold:
-            told = self._pools.get(self._untold[-1].pool)
-            if told is not None:
-                ttl_s = told.settings.affinity.ttl_s
-                await self._store.assign(self._untold[-1], _MARK, ttl_s=ttl_s)
-            self._untold.pop()
+            key = self._untold.pop()  # before the wait: others come here meanwhile
+            told = self._pools.get(key.pool)
+            if told is None:
+                continue
+            try:
+                await self._store.assign(key, _MARK, ttl_s=told.settings.affinity.ttl_s)
+            except StoreError:
+                self._untold.append(key)
+                raise
         if source in self._shared:
             return True
         key = PinKey(pool, f"shared:{source}")

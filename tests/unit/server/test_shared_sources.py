@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
@@ -9,7 +10,7 @@ import pytest
 
 from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
-from proxy.affinity.store import Pin
+from proxy.affinity.store import Pin, PinKey
 from proxy.errors import StoreError
 from proxy.routing.pool import Pool
 from proxy.server.record import ConnectionRecord
@@ -122,3 +123,18 @@ async def test_a_table_that_is_away_is_told_when_it_is_back(store: SqliteStore) 
     store.assign = assign  # type: ignore[method-assign]
     assert await here.shared.hold("desktops", NAT)
     assert await there.shared.hold("desktops", NAT)
+
+
+async def test_clients_that_come_while_the_table_is_told_are_not_in_each_others_way(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office, assign = Office(store), store.assign
+    for user in ("anna", "bob", "carl", "dora"):
+        office.connect(user)
+
+    async def slowly(key: PinKey, host: str, *, ttl_s: float) -> Pin:
+        await asyncio.sleep(0)
+        return await assign(key, host, ttl_s=ttl_s)
+
+    monkeypatch.setattr(store, "assign", slowly)
+    assert all(await asyncio.gather(*(office.shared.hold("desktops", NAT) for _ in range(5))))
