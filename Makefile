@@ -9,7 +9,7 @@ LOOP ?= uvloop
 BIN := .venv/bin
 READY := .venv/.ready-$(notdir $(PYTHON))
 STAGE := scripts/stage
-UNIT := tests/unit tests/fuzz tests/test_house.py
+UNIT := --numprocesses auto --dist worksteal tests/unit tests/fuzz tests/test_house.py
 
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := chromium freerdp2-shadow-x11 freerdp2-x11 openssl rdesktop xrdp xvfb
