@@ -125,6 +125,7 @@ class Front:
             LearnedTokens(store, self.observers, loop.time),
             self.table.host_of,
             self.shared,
+            self.hosts.named_by,
             wall,
         )
         self.slow_start = SlowStart(pools, loop.time)
@@ -138,6 +139,7 @@ class Front:
             self._host_wanted,
             wall,
         )
+        self.hosts.on_adopted = self.wills.obey
         # Ids are unique among all fronts whose connections one relay may hold.
         ids = itertools.count(int.from_bytes(os.urandom(4)) << 32)
         self.reception = Reception(

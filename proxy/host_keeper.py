@@ -1,6 +1,7 @@
 """HostKeeper: which hosts there are, as configuration and name servers have it.
 
-It joins the farm to the resolver that follows its DNS names, and forgets what has left.
+It joins the farm to the resolver that follows its DNS names, adopts hosts that tokens name in
+`token.networks`, and forgets what has left.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from proxy.control.live import Sample
 from proxy.control.lookup import Answer, look_up
 from proxy.control.resolver import Resolver
 from proxy.routing.farm import Farm, dns_names
+from proxy.routing.pool import Host, Routes
 from proxy.settings import Settings
+from proxy.sockets import is_own
+from proxy.wire.tokens import RoutingToken
 
 log = logging.getLogger("proxy")
 
@@ -26,11 +30,18 @@ class HostKeeper:
 
     Args:
         on_change: hosts have come, gone or moved. Called in the loop: quick, and never raises.
+
+    Attributes:
+        on_adopted: called at once when a host was adopted: its first client is on its way already.
+            `on_change` follows within TIDY_S, once for all, so that a burst costs no more.
     """
 
     def __init__(self, settings: Settings, on_change: Callable[[], None]) -> None:
         self.farm = Farm(settings)
         self._on_change = on_change
+        self.on_adopted: Callable[[], None] = lambda: None
+        self._has_adopted = False
+        self._ports = {listener.bind.port for listener in settings.listeners}
         self._dns = settings.dns
         self._resolver = Resolver(self._resolved, self._look_up)
         self._resolver.follow(self.farm.names)
@@ -53,9 +64,30 @@ class HostKeeper:
     def change(self, settings: Settings) -> None:
         """Take another configuration."""
         self._dns = settings.dns
+        self._ports = {listener.bind.port for listener in settings.listeners}
         self.farm.change(settings)
         self._resolver.follow(self.farm.names)
         self._on_change()
+
+    def named_by(self, routes: Routes, token: RoutingToken) -> Host | None:
+        """The host that a token selects; where the pool's `token.networks` have it, a new one.
+
+        This proxy's own listeners are never one: a client would be sent round and round.
+        """
+        host = routes.named_by(token)
+        if host is not None or routes.adopter_of(token) is None:
+            return host
+        address = token.address
+        assert address is not None, "it is in a network"
+        if address.port in self._ports and is_own(address):
+            return None
+        host = self.farm.adopt(routes, token, asyncio.get_running_loop().time())
+        if host is not None:
+            fields = {"pool": host.pool, "host": host.name, "host_address": str(host.address)}
+            log.info("host_adopted", extra=fields)
+            self._has_adopted = True
+            self.on_adopted()
+        return host
 
     def adopted(self) -> None:
         """Connections that were there already may have brought hosts with them."""
@@ -79,5 +111,7 @@ class HostKeeper:
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(TIDY_S)
-            if self.farm.forget():
+            self.farm.expire(asyncio.get_running_loop().time())
+            if self.farm.forget() or self._has_adopted:
+                self._has_adopted = False
                 self._on_change()

@@ -47,6 +47,18 @@ def prepare(sock: socket.socket, keepalive_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
+def is_own(address: Address) -> bool:
+    """Whether a numeric address is one of this machine's: the kernel takes itself for the source
+    then. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(address)
+        except OSError:  # no way leads there
+            return False
+        return bool(sock.getsockname()[0] == address.host)
+
+
 def unconnected(address: Address) -> socket.socket:
     """A non-blocking socket that can be connected to a numeric address."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET

@@ -8,6 +8,8 @@ over; whoever reads single values has complained about it already.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network
+from itertools import islice
 
 from proxy.address import Address
 from proxy.config.document import Fault, Node, Place
@@ -17,13 +19,17 @@ from proxy.notation import (
     BIND,
     HOST_ADDRESS,
     METRICS_BIND,
+    NETWORK,
     TOKEN_ADDRESS,
+    Network,
     Reader,
     shown,
+    whole,
 )
-from proxy.settings import AdminSettings, MetricsSettings
+from proxy.settings import AdminSettings, MetricsSettings, TokenPolicy
 from proxy.wire.tokens import normal_alias
 
+_PORT = whole(1, 65_535)
 _WILDCARDS = {"0.0.0.0": False, "::": True}  # -> is IPv6
 
 
@@ -41,6 +47,7 @@ def faults(root: Node) -> Iterator[Fault]:
         yield from _repeated_aliases(listener)
     yield from _shared_binds(root)
     yield from dict.fromkeys(_disputed_tokens(listeners, pools))
+    yield from dict.fromkeys(_disputed_networks(listeners, pools))
 
 
 def _repeated_names(nodes: list[Node], what: str) -> Iterator[Fault]:
@@ -164,6 +171,41 @@ def _disputed_tokens(listeners: list[Node], pools: list[Node]) -> Iterator[Fault
                         yield Fault(place, f"{message}; they can lead to one only")
 
 
+def _disputed_networks(listeners: list[Node], pools: list[Node]) -> Iterator[Fault]:
+    """Networks in which either of two pools behind one listener would adopt a host."""
+    by_name = {pool.text("name"): pool for pool in reversed(pools)}
+    for listener in listeners:
+        claimed: list[tuple[str, int, Network]] = []
+        names = dict.fromkeys(name for _, name in _pools_of(listener))
+        for name in (name for name in names if name in by_name):
+            own = list(_networks(by_name[name]))
+            for place, port, network in own:
+                others = (it for it in claimed if it[1] == port and _meet(it[2], network))
+                for other, _, taken in islice(others, 1):
+                    message = f"networks: {network} and {taken} of pool {other!r} overlap"
+                    yield Fault(place, f"{message}; a token can lead to one pool only")
+            claimed += [(name, port, network) for _, port, network in own]
+
+
+def _networks(pool: Node) -> Iterator[tuple[Place, int, Network]]:
+    """The networks in which a pool adopts hosts, and their port."""
+    policy = pool.child("token")
+    if policy is None:
+        return
+    text = policy.text("port")
+    port = TokenPolicy().port if text is None else _read(text, _PORT)
+    for index, item in enumerate(policy.items("networks")):
+        network = _read(item.value, NETWORK)
+        if isinstance(network, IPv4Network | IPv6Network) and isinstance(port, int):
+            yield policy.place_of(("networks", index)), port, network
+
+
+def _meet(one: Network, other: Network) -> bool:
+    if isinstance(one, IPv4Network):
+        return isinstance(other, IPv4Network) and one.overlaps(other)
+    return isinstance(other, IPv6Network) and one.overlaps(other)
+
+
 def _claims(host: Node, main: Address) -> Iterator[tuple[Place, Address]]:
     """The addresses by which tokens name a host."""
     if main.is_ip:
@@ -176,9 +218,14 @@ def _claims(host: Node, main: Address) -> Iterator[tuple[Place, Address]]:
 
 
 def _address(text: str | None, reader: Reader) -> Address | None:
-    """The address in a text, None where it is none: not ours to complain about."""
+    """The address in a text, None where it is none."""
+    value = _read(text, reader)
+    return value if isinstance(value, Address) else None
+
+
+def _read(value: object, reader: Reader) -> object:
+    """What a value says, None where it says nothing: not ours to complain about."""
     try:
-        value = reader(text)
+        return reader(value)
     except ValueError:
         return None
-    return value if isinstance(value, Address) else None

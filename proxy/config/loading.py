@@ -17,6 +17,8 @@ from proxy.config.document import DocumentError, Fault
 from proxy.errors import ConfigError, Problem
 from proxy.settings import Settings
 
+_WIDE_IPV4, _WIDE_IPV6 = 16, 64  # bits; networks with fewer draw a warning
+
 
 def load(path: str | os.PathLike[str]) -> Settings:
     """Read a configuration file.
@@ -76,6 +78,12 @@ def warnings(settings: Settings) -> list[str]:
             found.append(f"pool {pool.name!r}: no listener leads to it")
         if all(host.weight == 0 for host in pool.hosts):
             found.append(f"pool {pool.name!r}: all weights are 0, new clients find no host")
+        found += [
+            f"pool {pool.name!r}: token.networks: {network} is wide; whoever invents tokens has "
+            f"any address in it dialled, at port {pool.token.port}"
+            for network in pool.token.networks
+            if network.prefixlen < (_WIDE_IPV4 if network.version == 4 else _WIDE_IPV6)
+        ]
         if settings.canary.interval_s is not None:
             found += [
                 f"host {host.name!r}: the canary cannot test it, tokens hold no IPv6 address"

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 
 from proxy.address import Address
 from proxy.routing.decide import RULES, Question
-from proxy.routing.farm import dns_names
+from proxy.routing.farm import Farm
 from proxy.routing.key import affinity_key, is_within
 from proxy.routing.model import Decision, TokenFate
-from proxy.routing.pool import Pool, Routes
 from proxy.settings import Balance, ListenerSettings, Settings
 from proxy.wire.incomplete import Incomplete
 from proxy.wire.tokens import encode_msts
@@ -111,12 +110,14 @@ def explain(
     chosen = _listener(settings, listener)
     source = _source(client)
     request = _request(request_hex, token, user)
-    # Names are not asked, and stand for themselves.
-    names = {name: [name] for name in dns_names(settings.pools)}
-    pools = {pool.name: Pool(pool, names) for pool in settings.pools}
-    routes = Routes(chosen, pools)
+    farm = Farm(settings)
+    for name in farm.names:  # they are not asked, and stand for themselves
+        farm.resolved(name, [name])
+    routes = farm.routes[chosen.name]
     text = request.routing_token
-    named = routes.named_by(text) if text is not None else None
+    named = None
+    if text is not None:
+        named = routes.named_by(text) or farm.adopt(routes, text, 0.0)
     pool = routes.pool_named(named.pool) if named else routes.pool_of(text)
     key = affinity_key(pool.settings.affinity, source, request.user).primary
     question = Question(routes, pool, text, key, None, pin)
@@ -254,6 +255,11 @@ def _notes(
     offered = request.negotiation.requested_protocols if request.negotiation else 0
     if listener.require_tls and not offered:
         notes.append("This client is refused: it offers standard RDP security only.")
+    notes += [
+        f"{host.name} is listed nowhere: `token.networks` of pool {host.pool} let tokens name it."
+        for host in decision.candidates
+        if host.adopted
+    ]
     names = [h.name for pool in question.routes.pools for h in pool.hosts if not h.address.is_ip]
     if names and decision.fate is TokenFate.UNKNOWN_HOST:
         notes.append(f"Not compared with the token, since DNS is not asked: {', '.join(names)}.")

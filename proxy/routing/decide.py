@@ -3,7 +3,8 @@
 Rules are asked in order; the first that has a decision is followed:
 
     token      the broker's token names a host of any pool of the listener: that host alone, also
-               while it drains. A token only selects among configured hosts, it is never dialled.
+               while it drains. A token only selects among hosts that are listed, or that were
+               adopted because `token.networks` hold them; no other address is ever dialled.
     learned    an opaque token whose issuer is known: that host alone
     pin        the table names a host that serves: that host first, also while it drains, unless
                the operator drains it of such pins too

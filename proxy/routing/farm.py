@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from proxy.routing.pool import Host, Pool, Routes
 from proxy.settings import PoolSettings, Settings
+from proxy.wire.tokens import RoutingToken
 
 
 class Farm:
@@ -68,10 +69,26 @@ class Farm:
         self.index()
         return True
 
+    def adopt(self, routes: Routes, token: RoutingToken, now: float) -> Host | None:
+        """The new host that a token names in the networks of one of the listener's pools.
+
+        None: it names none there, or that pool has adopted as many as it may.
+        """
+        pool = routes.adopter_of(token)
+        host = pool.adopt_new(token.address, now) if pool and token.address else None
+        if host is not None:
+            self.index()
+        return host
+
     def index(self) -> None:
         """Learn the hosts' addresses anew."""
         for routes in self.routes.values():
             routes.index()
+
+    def expire(self, now: float) -> None:
+        """Let adopted hosts leave that nobody has wanted for long."""
+        for pool in self.pools.values():
+            pool.expire(now)
 
     def forget(self) -> bool:
         """Forget hosts and pools that leave and have no connection any more; whether any did."""

@@ -9,6 +9,10 @@ connections does, holds the right one. A host that is no longer configured *leav
 go on, pins and tokens still reach it as long as it has any, nobody new is balanced to it, and then
 it is forgotten.
 
+A host may also be *adopted*: a token names it inside `token.networks`, where hosts come and go
+without being listed. Tokens and pins reach it, nobody new is balanced to it, and when nobody has
+wanted it for a while it leaves. It is called `[address]`, which no listed host can be.
+
 A host that is configured by DNS name stands for as many hosts as the name has addresses, called
 `name[address]`: the name and the address alone make it, so that nodes and restarts agree on it, as
 pins demand.
@@ -17,11 +21,13 @@ pins demand.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from math import inf
 from typing import Generic, TypeVar
 
 from proxy.address import Address
 from proxy.routing.agent import AgentWord
+from proxy.routing.key import is_within
 from proxy.routing.lifespans import Lifespans
 from proxy.routing.will import Hold, Will, Wish
 from proxy.settings import HostSettings, ListenerSettings, PoolSettings
@@ -29,6 +35,10 @@ from proxy.wire.tokens import RoutingToken, normal_alias
 
 Found = Mapping[str, Sequence[str]]  # DNS names and the IP addresses that they stand for
 T = TypeVar("T")
+
+ADOPTED_MAX = 1000  # in one pool: whoever invents tokens must not make hosts without end
+ADOPTED_KEPT_S = 600.0  # without a connection
+_IN_HAND_S = 10.0  # from a token's decision until its host is dialled for the first time
 
 
 class _Judged(Generic[T]):
@@ -58,6 +68,8 @@ class Host:
         address: where connections to it go.
         names: the addresses by which a token may name it.
         leaving: the configuration no longer has it, or its DNS name no longer this address.
+        adopted: a token named it, nobody has listed it.
+        wanted_at: of one that is adopted, when a token named it first or it last had a connection.
         warmth: from 0 to 1, how far its slow start has come.
         will: the one in force: the operator's; where he wants nothing else, the agent's. His
             `ready` also takes back what the agent has said until then: it may be silent by now.
@@ -73,6 +85,7 @@ class Host:
     """
 
     __slots__ = (
+        "_adopted",
         "_agent",
         "_leaving",
         "_settings",
@@ -92,6 +105,7 @@ class Host:
         "pool",
         "share",
         "waiting",
+        "wanted_at",
         "weight",
         "will",
     )
@@ -102,6 +116,7 @@ class Host:
     warmth = _Judged[float]()
     settings = _Judged[HostSettings]()
     leaving = _Judged[bool]()
+    adopted = _Judged[bool]()
 
     def __init__(self, pool: str, name: str, settings: HostSettings, address: Address) -> None:
         self.name = name
@@ -118,6 +133,8 @@ class Host:
         self._up = True  # until a health check says otherwise: a restart must not refuse anybody
         self._warmth = 1.0
         self._leaving = False
+        self._adopted = False
+        self.wanted_at = 0.0
         self.judge()
 
     def judge(self) -> None:
@@ -134,7 +151,7 @@ class Host:
         self.most = inf if most is None else most
         self.backup = settings.backup
         wanted = self.alive and self.will is Will.READY and self.share > 0
-        self._takes = wanted and not self._leaving
+        self._takes = wanted and not (self._leaving or self._adopted)
 
     @property
     def has_place(self) -> bool:
@@ -173,7 +190,7 @@ class Pool:
     """Hosts that can stand in for each other, and the rules by which one is chosen.
 
     Attributes:
-        hosts: those of the configuration in its order, then those that leave.
+        hosts: those of the configuration in its order, then those that are adopted or leave.
         leaving: the configuration no longer has it; it is there for its last connections.
     """
 
@@ -199,22 +216,53 @@ class Pool:
     def forget(self) -> bool:
         """Forget hosts that leave and have no connection any more; whether there were any."""
         before = len(self.hosts)
-        self._have({host.name: host for host in self.hosts if not host.leaving})
+        self._keep(host for host in self.hosts if host.in_use or not host.leaving)
         return len(self.hosts) < before
 
     def adopt(self, name: str, address: Address) -> Host:
         """The host of a connection that was here before this process.
 
-        One that is not known is on its leave: the connection's own configuration had it, or a
-        DNS name that was not asked yet.
+        One that is not known was adopted then too, or is on its leave: the connection's own
+        configuration had it, or a DNS name that was not asked yet.
         """
         if name not in self.by_name:
             settings = HostSettings.model_construct(name=name, address=address)
             host = Host(self.name, name, settings, address)
-            host.leaving = True
-            self.hosts = (*self.hosts, host)
-            self.by_name = {**self.by_name, name: host}
+            host.adopted = name == _adopted_name(address) and self.may_adopt(address)
+            host.leaving = not host.adopted
+            self._keep((*self.hosts, host))
         return self.by_name[name]
+
+    def may_adopt(self, address: Address) -> bool:
+        """Whether a host at this address is one that a token may name without its being listed."""
+        policy = self.settings.token
+        if self.leaving or not policy.networks or address.port != policy.port:
+            return False
+        return address.is_ip and is_within(ip_address(address.host), policy.networks)
+
+    def adopt_new(self, address: Address, now: float) -> Host | None:
+        """The host that a token names in the pool's networks; None: there are too many."""
+        if self.is_crowded:
+            return None
+        host = self.adopt(_adopted_name(address), address)
+        host.address, host.names = address, frozenset([address])  # its port may be another by now
+        host.adopted, host.leaving, host.wanted_at = True, False, now
+        return host
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether no more hosts are adopted."""
+        return sum(host.adopted for host in self.hosts) >= ADOPTED_MAX
+
+    def expire(self, now: float) -> None:
+        """Let adopted hosts leave that nobody has wanted for long; soon, if they do not answer."""
+        for host in self.hosts:
+            if host.adopted and host.in_use:
+                host.wanted_at = now
+            elif host.adopted:
+                kept_s = ADOPTED_KEPT_S if host.alive else self.settings.token.wait_s + _IN_HAND_S
+                if now - host.wanted_at > kept_s:
+                    host.leaving = True
 
     def has(self, host: Host) -> bool:
         """Whether a host that was decided on a while ago is still there."""
@@ -251,15 +299,26 @@ class Pool:
                 yield host
 
     def _have(self, configured: Mapping[str, Host]) -> None:
-        """Have these, and of the others those with connections, for as long as they have any."""
+        """Have these and those that are adopted, and of the others those with connections, for as
+        long as they have any."""
         others = [host for host in self.hosts if configured.get(host.name) is not host]
+        listed = {address for host in configured.values() for address in host.names}
         for host in others:
-            host.leaving = True
-        self.hosts = (*configured.values(), *(host for host in others if host.in_use))
+            stays = host.adopted and host.address not in listed and self.may_adopt(host.address)
+            host.leaving = not stays
+        stay = (host for host in others if host.in_use or not host.leaving)
+        self._keep((*configured.values(), *stay))
+
+    def _keep(self, hosts: Iterable[Host]) -> None:
+        self.hosts = tuple(hosts)
         self.by_name = {host.name: host for host in self.hosts}
 
     def __repr__(self) -> str:
         return f"<Pool {self.name}>"
+
+
+def _adopted_name(address: Address) -> str:
+    return f"[{address.host}]"
 
 
 def addresses_of(settings: HostSettings, found: Found) -> dict[str, Address]:
@@ -301,8 +360,14 @@ class Routes:
         }
 
     def named_by(self, token: RoutingToken) -> Host | None:
-        """The host that a token's address selects; never anything outside the configuration."""
+        """The host that a token's address selects among those that are listed or adopted."""
         return self._by_address.get(token.address) if token.address else None
+
+    def adopter_of(self, token: RoutingToken) -> Pool | None:
+        """The pool in whose networks a token's address is."""
+        if token.address is None:
+            return None
+        return next((pool for pool in self.pools if pool.may_adopt(token.address)), None)
 
     def pool_named(self, name: str) -> Pool:
         """One of this listener's pools."""
@@ -326,6 +391,7 @@ class Routes:
         return known[1] if known is not None else self.default
 
     def _hosts(self) -> Iterable[Host]:
-        # Earlier ones win where two have one address: those that stay, then as the pools stand.
+        # Earlier ones win where two have one address: those that stay before those that leave,
+        # those that are listed before those that are adopted, then as the pools stand.
         hosts = [host for pool in self.pools for host in pool.hosts]
-        return sorted(hosts, key=lambda host: host.leaving)
+        return sorted(hosts, key=lambda host: (host.leaving, host.adopted))

@@ -17,7 +17,7 @@ from proxy.errors import Cause, LimitError, ServerError, StoreError
 from proxy.routing.decide import Question, decide
 from proxy.routing.key import affinity_key
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
-from proxy.routing.pool import Host
+from proxy.routing.pool import ADOPTED_MAX, Host, Routes
 from proxy.routing.will import Hold, Will
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
@@ -26,6 +26,7 @@ from proxy.server.record import Observer, Phase
 from proxy.server.shared_sources import SharedSources
 from proxy.server.visit import Placed, Visit
 from proxy.settings import Balance, HostDown, TimeoutSettings
+from proxy.wire.tokens import RoutingToken
 
 NEW_PIN_TTL_S = 600.0  # until a connection has lived a minute: strangers must not fill the table
 RETRY_S = 0.25
@@ -40,6 +41,7 @@ class Placer:
     Attributes:
         known: the host of a client's live connections here, for when the store is away.
         shared: the sources that turned out to be many people.
+        named_by: the host that a token selects, adopted now if need be.
         wall: seconds since the epoch.
         held: how many clients wait for a host.
         lines: those of them who wait for a place on a host that is full.
@@ -53,6 +55,7 @@ class Placer:
     learned: LearnedTokens
     known: Callable[[PinKey], str | None]
     shared: SharedSources
+    named_by: Callable[[Routes, RoutingToken], Host | None]
     wall: Callable[[], float]
     held: int = 0
     lines: Lines = field(default_factory=Lines)
@@ -82,8 +85,7 @@ class Placer:
             visit.record.phase = Phase.PLACE
             decision, pin = await self._decide(visit)
             if decision.reason is Reason.TOKEN_REFUSED:
-                detail = f"token names {visit.record.token_address}, no host of this listener"
-                raise LimitError(Cause.TOKEN_UNKNOWN_HOST, detail)
+                raise LimitError(Cause.TOKEN_UNKNOWN_HOST, _unknown(visit))
             if decision.reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
                 placed = await self._follow_token(visit, decision)
                 if placed is None:
@@ -107,7 +109,7 @@ class Placer:
     async def _decide(self, visit: Visit) -> tuple[Decision, str | None]:
         """The decision, and the host that the affinity table names."""
         token = visit.token
-        named = visit.routes.named_by(token) if token is not None else None
+        named = self.named_by(visit.routes, token) if token is not None else None
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
         visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
         pin = await self._look_up(visit) if named is None else None
@@ -367,3 +369,12 @@ class Placer:
         finally:
             self.held -= 1
         return True
+
+
+def _unknown(visit: Visit) -> str:
+    """Why the address in the client's token is nobody's."""
+    adopter = visit.routes.adopter_of(visit.token) if visit.token is not None else None
+    why = ""
+    if adopter is not None and adopter.is_crowded:
+        why = f"; pool {adopter.name} has adopted {ADOPTED_MAX} already, which is the most"
+    return f"token names {visit.record.token_address}, no host of this listener{why}"

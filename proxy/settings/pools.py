@@ -74,8 +74,15 @@ class PoolAffinity(Section):
 
 
 class TokenPolicy(Section):
-    """What happens where a routing token cannot be followed."""
+    """Whom a routing token may name beside the listed hosts, and what happens where it cannot be
+    followed."""
 
+    networks: Networks = ()
+    """Networks of session hosts that come and go without being listed: one that a token names in
+    them is adopted. Tokens and pins lead to it, and nobody new is balanced to it. Addresses outside
+    are never dialled."""
+    port: Annotated[int, whole(1, 65_535)] = 3389
+    """The port of the hosts in `networks`. A token with another port adopts nobody."""
     unknown_host: UnknownHost = UnknownHost.REFUSE
     """A token that names no configured host is never dialled: `refuse` closes the connection,
     `ignore` goes on as if there were no token."""

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from proxy import config, host_keeper
+from proxy.address import Address
 from proxy.control import lookup, resolver
 from proxy.host_keeper import HostKeeper
+from proxy.routing import pool
 from proxy.settings import Settings
+from proxy.wire.tokens import RoutingToken, encode_msts, read_token
 from tests.unit.control.farm import FARM
 from tests.unit.control.name_server import NameServer, name_server
 
@@ -110,3 +113,43 @@ async def test_hosts_that_came_with_connections_are_indexed() -> None:
     async with house() as here:
         here.keeper.adopted()
         assert here.changes == 1
+
+
+ADOPTING = FARM.replace(
+    "  - name: desktops\n",
+    "  - name: desktops\n    token: {networks: [10.0.4.0/24, 127.0.0.0/8]}\n",
+)
+
+
+def token(text: str) -> RoutingToken:
+    return read_token(encode_msts(Address.parse(text)))
+
+
+async def test_a_host_that_a_token_names_in_the_networks_is_adopted_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "proxy")
+    async with house(ADOPTING) as here:
+        told = list[int]()
+        here.keeper.on_adopted = lambda: told.append(here.changes)
+        routes = here.keeper.farm.routes["rdp"]
+        host = here.keeper.named_by(routes, token("10.0.4.7:3389"))
+        assert host is not None
+        assert (host.name, told) == ("[10.0.4.7]", [0])
+        assert here.keeper.named_by(routes, token("10.0.4.7:3389")) is host
+        assert here.keeper.named_by(routes, token("10.0.5.7:3389")) is None
+        await here.until_changed(1)
+        assert here.names().count("[10.0.4.7]") == 1
+        monkeypatch.setattr(pool, "ADOPTED_KEPT_S", 0.0)
+        await here.until_changed(2)
+        assert "[10.0.4.7]" not in here.names()
+    (line,) = [line for line in caplog.records if line.message == "host_adopted"]
+    assert vars(line)["host_address"] == "10.0.4.7:3389"
+
+
+async def test_a_token_that_names_the_proxy_itself_names_nobody() -> None:
+    bound = ADOPTING.replace("bind: 127.0.0.1:0", "bind: 127.0.0.1:3389")
+    async with house(bound) as here:
+        routes = here.keeper.farm.routes["rdp"]
+        assert here.keeper.named_by(routes, token("127.0.0.1:3389")) is None
+        assert here.keeper.named_by(routes, token("127.0.0.9:3389")) is not None

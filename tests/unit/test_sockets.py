@@ -157,3 +157,21 @@ async def test_nothing_is_waited_for_beyond_its_time(
 )
 def test_an_error_on_the_way_to_a_host_says_whose_fault_it_is(error: OSError, cause: Cause) -> None:
     assert sockets.cause_of(error) is cause
+
+
+@pytest.mark.parametrize(
+    ("text", "own"), [("127.0.0.1:3389", True), ("[::1]:3389", True), ("192.0.2.7:3389", False)]
+)
+def test_an_address_of_this_machine_is_told_from_others(text: str, own: bool) -> None:
+    assert sockets.is_own(Address.parse(text)) is own
+
+
+def test_an_address_that_no_way_leads_to_is_not_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Cut(socket.socket):
+        def connect(self, address: object) -> None:
+            raise OSError(errno.ENETUNREACH, "no way")
+
+    monkeypatch.setattr(socket, "socket", Cut)
+    assert not sockets.is_own(Address("192.0.2.7", 3389))

@@ -150,6 +150,16 @@ def test_what_is_hardly_meant_is_warned_of() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("network", "wide"),
+    [("10.0.0.0/16", False), ("10.0.0.0/15", True), ("2001:db8::/64", False), ("::/0", True)],
+)
+def test_wide_networks_of_tokens_are_warned_of(network: str, wide: bool) -> None:
+    text = SMALLEST.replace("    hosts:\n", f"    token: {{networks: ['{network}']}}\n    hosts:\n")
+    found = config.warnings(config.loads(text))
+    assert [network in warning for warning in found] == [True] * wide
+
+
 def test_hosts_that_the_canary_cannot_test_are_told() -> None:
     text = SMALLEST + (
         "      - {name: six, address: '[2001:db8::6]:3389'}\n"

@@ -113,6 +113,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "host": "rdsh02",
         "address": "10.0.0.22:3389",
         "configured": True,
+        "adopted": False,
         "up": False,
         "since_s": 12.0,
         "failures": 3,

@@ -55,6 +55,17 @@ def test_a_token_that_names_a_host_is_followed_alone() -> None:
     assert hosts(explanation) == ["rdsh02"]
 
 
+def test_a_token_that_names_a_host_in_the_networks_is_followed_and_noted() -> None:
+    text = FARM.replace(
+        "  - name: tools\n    aff", "  - name: tools\n    token: {networks: [10.0.4.0/24]}\n    aff"
+    )
+    explanation = told(config.loads(text), token="10.0.4.7")
+    assert (explanation.token_fate, explanation.pool) == ("honoured", "tools")
+    assert hosts(explanation) == ["[10.0.4.7]"]
+    assert any("listed nowhere" in note for note in explanation.notes)
+    assert told(config.loads(text), token="10.0.5.7").token_fate == "unknown_host"
+
+
 def test_a_token_that_names_a_host_of_another_pool_decides_the_pool() -> None:
     explanation = told(token="10.0.1.1", user="bob")
     assert (explanation.pool, hosts(explanation)) == ("tools", ["tool01"])

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 
 from proxy.address import Address
+from proxy.routing.farm import Farm
 from proxy.routing.pool import Host, Pool, Routes
-from proxy.settings import Balance, HostSettings, ListenerSettings, PoolSettings
+from proxy.settings import (
+    Balance,
+    HostSettings,
+    ListenerSettings,
+    PoolSettings,
+    Settings,
+    TokenPolicy,
+)
 from proxy.wire.tokens import RoutingToken, encode_msts, read_token
 
 
@@ -34,6 +43,23 @@ def pool(
             **more,
         )
     )
+
+
+def adopting(*networks: str, name: str = "desktops", port: int = 3389, **more: Any) -> Pool:
+    """A pool that adopts hosts in these networks."""
+    held = tuple(ip_network(network) for network in networks)
+    return pool(name, token=TokenPolicy(networks=held, port=port), **more)
+
+
+def farm_of(*pools: Pool) -> Farm:
+    """A farm of one listener that leads to all of these pools, the first by default."""
+    listener = ListenerSettings(
+        name="rdp",
+        bind=Address("127.0.0.1", 3389),
+        pool=pools[0].name,
+        token_pools=tuple(each.name for each in pools[1:]),
+    )
+    return Farm(Settings(listeners=(listener,), pools=tuple(each.settings for each in pools)))
 
 
 def routes(

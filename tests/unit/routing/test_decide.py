@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, ip_network
 from itertools import product
 
 import pytest
@@ -14,7 +15,7 @@ from proxy.routing.pool import Pool, Routes
 from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import Balance, TokenPolicy, UnknownHost
 from proxy.wire.tokens import read_token
-from tests.unit.routing.farm import pool, routes, token_for
+from tests.unit.routing.farm import adopting, farm_of, pool, routes, token_for
 
 
 def names(decision: Decision) -> list[str]:
@@ -66,6 +67,17 @@ def test_a_token_for_another_port_of_a_host_names_no_host() -> None:
     farm = pool()
     decision = decide(Question(routes(farm), farm, token_for("10.0.0.21", 3390)))
     assert decision.fate is TokenFate.UNKNOWN_HOST
+
+
+def test_a_token_is_honoured_that_names_an_adopted_host() -> None:
+    farm = farm_of(adopting("10.0.4.0/24"))
+    token, listener, home = token_for("10.0.4.7"), farm.routes["rdp"], farm.pools["desktops"]
+    assert decide(Question(listener, home, token)).fate is TokenFate.UNKNOWN_HOST
+    farm.adopt(listener, token, 0.0)
+    decision = decide(Question(listener, home, token, key="k", pin="a"))
+    assert (names(decision), decision.fate) == (["[10.0.4.7]"], TokenFate.HONOURED)
+    pinned = decide(Question(listener, home, key="k", pin="[10.0.4.7]"))
+    assert (names(pinned)[0], pinned.reason) == ("[10.0.4.7]", Reason.PIN)
 
 
 def test_an_unknown_token_goes_on_with_the_pin_where_the_operator_says_ignore() -> None:
@@ -241,3 +253,29 @@ def test_the_invariants_of_a_decision_hold(asked: tuple[Routes, Question]) -> No
         assert not first_by_pin or decision.candidates[0].admits(question.hold)
         assert {host.pool for host in decision.candidates} == {decision.pool.name}
     assert decide(question) == decision
+
+
+@given(
+    st.lists(st.ip_addresses(network="0.0.0.0/0").filter(int), min_size=1, max_size=8),
+    st.lists(st.integers(1, 40000), min_size=1, max_size=2),
+    st.sampled_from(["10.0.4.0/24", "192.0.0.0/4", "128.0.0.0/1"]),
+)
+def test_no_address_outside_the_networks_is_ever_a_candidate(
+    addresses: list[IPv4Address], ports: list[int], network: str
+) -> None:
+    listed = pool(hosts=2).hosts
+    farm = farm_of(adopting(network, hosts=2))
+    listener, home = farm.routes["rdp"], farm.pools["desktops"]
+    for address, port in product(addresses, [*ports, 3389]):
+        token = token_for(str(address), port)
+        known = listener.named_by(token) or farm.adopt(listener, token, 0.0)
+        decision = decide(Question(listener, home, token, key="k"))
+        inside = address in ip_network(network) and port == 3389
+        if known is None:
+            assert (decision.candidates, inside) == ((), False)
+        else:
+            assert decision.candidates == (known,)
+            assert known.address == (str(address), port)
+            assert inside or known.address in {host.address for host in listed}
+        for host in decide(Question(listener, home, key="k")).candidates:
+            assert host.address in {host.address for host in listed}

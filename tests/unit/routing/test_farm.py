@@ -8,6 +8,7 @@ from proxy.address import Address
 from proxy.routing.farm import Farm
 from proxy.settings import Settings
 from proxy.wire.tokens import encode_msts, read_token
+from tests.unit.routing.farm import adopting, farm_of, pool, token_for
 
 LISTENER = {"name": "rdp", "bind": "127.0.0.1:3389", "pool": "desktops"}
 
@@ -143,3 +144,16 @@ def test_an_answer_that_came_before_the_configuration_serves_it_at_once() -> Non
     farm.resolved("farm.example", ["10.0.0.9"])
     farm.change(settings(desktops={"n": "farm.example"}))
     assert names(farm) == ["desktops/n[10.0.0.9]"]
+
+
+def test_a_token_brings_a_host_of_the_networks_into_the_farm_for_a_while() -> None:
+    farm = farm_of(pool("redirectors"), adopting("10.0.4.0/24", net="10.0.1."))
+    listener, token = farm.routes["rdp"], token_for("10.0.4.7")
+    assert farm.adopt(listener, token_for("10.0.5.7"), 0.0) is None
+    assert farm.adopt(listener, read_token(b"Cookie: msts=77"), 0.0) is None
+    host = farm.adopt(listener, token, 0.0)
+    assert host is not None
+    assert (host.pool, listener.named_by(token)) == ("desktops", host)
+    farm.expire(1e6)
+    assert farm.forget()
+    assert listener.named_by(token) is None

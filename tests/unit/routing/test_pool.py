@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from proxy.address import Address
+from proxy.routing import pool as pool_module
 from proxy.routing.agent import AgentWord
-from proxy.routing.pool import Host, Pool
+from proxy.routing.pool import ADOPTED_KEPT_S, Host, Pool
 from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import HostSettings, PoolSettings
 from proxy.wire.tokens import encode_msts, read_token
-from tests.unit.routing.farm import pool, routes, token_for
+from tests.unit.routing.farm import adopting, pool, routes, token_for
 
 
 def host(weight: int = 100) -> Host:
@@ -113,6 +114,130 @@ def test_a_connection_from_before_brings_its_host_with_it() -> None:
     each.change(each.settings, {"rdsh.example": ["10.0.0.21"]})
     assert each.hosts == (adopted,)
     assert adopted.ready, "the name has it still"
+
+
+AUTOSCALED = Address("10.0.4.7", 3389)
+
+
+def adopted(farm: Pool, address: Address = AUTOSCALED, now: float = 0.0) -> Host:
+    host = farm.adopt_new(address, now)
+    assert host is not None
+    return host
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        ("10.0.4.0:3389", True),
+        ("10.0.4.255:3389", True),
+        ("[2001:db8::7]:3389", True),
+        ("10.0.5.0:3389", False),
+        ("10.0.4.7:3390", False),
+        ("[2001:db9::7]:3389", False),
+        ("rdsh.example:3389", False),
+    ],
+)
+def test_a_pool_adopts_inside_its_networks_at_their_port(text: str, may: bool) -> None:
+    farm = adopting("10.0.4.0/24", "2001:db8::/64")
+    assert farm.may_adopt(Address.parse(text)) is may
+    assert not pool().may_adopt(Address.parse(text))
+
+
+def test_an_adopted_host_serves_and_takes_nobody_new() -> None:
+    farm = adopting("10.0.4.0/24", hosts=1)
+    host = adopted(farm)
+    assert (host.name, host.address) == ("[10.0.4.7]", AUTOSCALED)
+    assert host.names == {AUTOSCALED}
+    assert (host.serves, host.admits(Hold.IDLE), host.ready) == (True, True, False)
+    farm.hosts[0].up = False
+    assert farm.ready() == [], "not even when nobody else is there"
+    assert adopted(farm) is host
+
+
+def test_an_adopted_host_stays_while_it_is_wanted() -> None:
+    farm = adopting("10.0.4.0/24")
+    host = adopted(farm, now=100.0)
+    farm.expire(100.0 + ADOPTED_KEPT_S)
+    assert not farm.forget()
+    host.live = 1
+    farm.expire(5000.0)
+    host.live = 0
+    farm.expire(5000.0 + ADOPTED_KEPT_S)
+    assert not farm.forget()
+    farm.expire(5000.1 + ADOPTED_KEPT_S)
+    assert farm.forget()
+    assert not farm.has(host)
+
+
+def test_an_adopted_host_that_is_down_is_soon_forgotten_but_not_while_its_token_waits() -> None:
+    farm = adopting("10.0.4.0/24")
+    adopted(farm).up = False
+    farm.expire(farm.settings.token.wait_s)
+    assert not farm.forget()
+    farm.expire(farm.settings.token.wait_s + 10.1)
+    assert farm.forget()
+
+
+def test_so_many_hosts_are_adopted_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "ADOPTED_MAX", 2)
+    farm = adopting("10.0.4.0/24")
+    for last in (7, 8):
+        adopted(farm, Address(f"10.0.4.{last}", 3389))
+    assert farm.is_crowded
+    assert farm.adopt_new(Address("10.0.4.9", 3389), 0.0) is None
+    assert len(farm.hosts) == 5
+
+
+def test_adopted_hosts_go_with_their_network_and_with_their_pool() -> None:
+    farm = adopting("10.0.4.0/24")
+    busy, idle = adopted(farm), adopted(farm, Address("10.0.4.8", 3389))
+    busy.live = 1
+    farm.change(farm.settings, {})
+    assert farm.hosts[3:] == (busy, idle)
+    farm.change(pool().settings, {})
+    assert (farm.hosts[3:], busy.leaving) == ((busy,), True)
+    farm.change(adopting("10.0.4.0/24").settings, {})
+    assert not busy.leaving, "the network is back"
+    farm.leave()
+    assert (farm.hosts, busy.leaving) == ((busy,), True)
+
+
+def test_an_adopted_host_gives_way_to_one_that_is_listed_at_its_address() -> None:
+    farm = adopting("10.0.4.0/24", hosts=1)
+    old = adopted(farm)
+    old.live = 1
+    farm.change(adopting("10.0.4.0/24", hosts=1, net="10.0.4.").settings, {})
+    listed = HostSettings(name="new", address=AUTOSCALED)
+    farm.change(farm.settings.model_copy(update={"hosts": (listed,)}), {})
+    assert old.leaving
+    assert routes(farm).named_by(token_for(AUTOSCALED.host)) is farm.by_name["new"]
+
+
+def test_an_adopted_host_is_at_the_port_that_its_last_token_named() -> None:
+    farm = adopting("10.0.4.0/24")
+    host = adopted(farm)
+    host.live = 1
+    farm.change(adopting("10.0.4.0/24", port=3390).settings, {})
+    assert host.leaving
+    assert adopted(farm, Address("10.0.4.7", 3390)) is host
+    assert (host.address.port, host.leaving) == (3390, False)
+
+
+def test_a_connection_from_before_brings_its_adopted_host_with_it() -> None:
+    farm = adopting("10.0.4.0/24")
+    host = farm.adopt("[10.0.4.7]", AUTOSCALED)
+    assert (host.adopted, host.leaving) == (True, False)
+    outside = farm.adopt("[10.0.5.7]", Address("10.0.5.7", 3389))
+    named_once = farm.adopt("rdsh[10.0.4.8]", Address("10.0.4.8", 3389))
+    assert [(it.adopted, it.leaving) for it in (outside, named_once)] == [(False, True)] * 2
+
+
+def test_the_pool_whose_networks_have_an_address_is_its_adopter() -> None:
+    office, cad = adopting("10.0.4.0/24", name="office"), adopting("10.0.5.0/24", name="cad")
+    listener = routes(office, cad, token_pools=("cad",))
+    assert listener.adopter_of(token_for("10.0.5.1")) is cad
+    assert listener.adopter_of(token_for("10.0.6.1")) is None
+    assert listener.adopter_of(read_token(b"Cookie: msts=77")) is None
 
 
 def test_a_token_names_a_host_by_any_of_its_names() -> None:

@@ -165,6 +165,7 @@ class Stage:
             LearnedTokens(store, self.observed, Clock()),
             lambda _key: self.known,
             self.shared,
+            Routes.named_by,
             Clock(),
         )
         self._numbers = iter(range(1, 10_000))

@@ -138,6 +138,7 @@ class Node:
             LearnedTokens(store, self.observed, clock),
             self.table.host_of,
             shared,
+            Routes.named_by,
             clock,
         )
 
