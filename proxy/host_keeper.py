@@ -14,7 +14,7 @@ from proxy.control.live import Sample
 from proxy.control.lookup import Answer, look_up
 from proxy.control.resolver import Resolver
 from proxy.routing.farm import Farm, dns_names
-from proxy.routing.pool import Host, Routes
+from proxy.routing.pool import ADOPTED_MAX, Host, Routes
 from proxy.settings import Settings
 from proxy.sockets import is_own
 from proxy.wire.tokens import RoutingToken
@@ -23,6 +23,7 @@ log = logging.getLogger("proxy")
 
 TIDY_S = 1.0  # how soon a host that leaves is forgotten after its last connection
 _NAMES_SETTLED_S = 3.0
+_CROWDED_AGAIN_S = 60.0
 
 
 class HostKeeper:
@@ -41,6 +42,7 @@ class HostKeeper:
         self._on_change = on_change
         self.on_adopted: Callable[[], None] = lambda: None
         self._has_adopted = False
+        self._silent_until = 0.0
         self._ports = {listener.bind.port for listener in settings.listeners}
         self._dns = settings.dns
         self._resolver = Resolver(self._resolved, self._look_up)
@@ -75,18 +77,23 @@ class HostKeeper:
         This proxy's own listeners are never one: a client would be sent round and round.
         """
         host = routes.named_by(token)
-        if host is not None or routes.adopter_of(token) is None:
+        pool, address = routes.adopter_of(token), token.address
+        if host is not None or pool is None or address is None:
             return host
-        address = token.address
-        assert address is not None, "it is in a network"
         if address.port in self._ports and is_own(address):
             return None
-        host = self.farm.adopt(routes, token, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        host = self.farm.adopt(routes, token, now)
         if host is not None:
             fields = {"pool": host.pool, "host": host.name, "host_address": str(host.address)}
             log.info("host_adopted", extra=fields)
             self._has_adopted = True
             self.on_adopted()
+        elif now >= self._silent_until:
+            self._silent_until = now + _CROWDED_AGAIN_S
+            detail = f"{ADOPTED_MAX} hosts are adopted already, which is the most"
+            fields = {"pool": pool.name, "token_address": str(address), "detail": detail}
+            log.warning("adoption_refused", extra=fields)
         return host
 
     def adopted(self) -> None:

@@ -242,17 +242,12 @@ class Pool:
 
     def adopt_new(self, address: Address, now: float) -> Host | None:
         """The host that a token names in the pool's networks; None: there are too many."""
-        if self.is_crowded:
+        if sum(host.adopted for host in self.hosts) >= ADOPTED_MAX:
             return None
         host = self.adopt(_adopted_name(address), address)
         host.address, host.names = address, frozenset([address])  # its port may be another by now
         host.adopted, host.leaving, host.wanted_at = True, False, now
         return host
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether no more hosts are adopted."""
-        return sum(host.adopted for host in self.hosts) >= ADOPTED_MAX
 
     def expire(self, now: float) -> None:
         """Let adopted hosts leave that nobody has wanted for long; soon, if they do not answer."""

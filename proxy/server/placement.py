@@ -17,7 +17,7 @@ from proxy.errors import Cause, LimitError, ServerError, StoreError
 from proxy.routing.decide import Question, decide
 from proxy.routing.key import affinity_key
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
-from proxy.routing.pool import ADOPTED_MAX, Host, Routes
+from proxy.routing.pool import Host, Routes
 from proxy.routing.will import Hold, Will
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
@@ -85,7 +85,8 @@ class Placer:
             visit.record.phase = Phase.PLACE
             decision, pin = await self._decide(visit)
             if decision.reason is Reason.TOKEN_REFUSED:
-                raise LimitError(Cause.TOKEN_UNKNOWN_HOST, _unknown(visit))
+                detail = f"token names {visit.record.token_address}, no host of this listener"
+                raise LimitError(Cause.TOKEN_UNKNOWN_HOST, detail)
             if decision.reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
                 placed = await self._follow_token(visit, decision)
                 if placed is None:
@@ -369,12 +370,3 @@ class Placer:
         finally:
             self.held -= 1
         return True
-
-
-def _unknown(visit: Visit) -> str:
-    """Why the address in the client's token is nobody's."""
-    adopter = visit.routes.adopter_of(visit.token) if visit.token is not None else None
-    why = ""
-    if adopter is not None and adopter.is_crowded:
-        why = f"; pool {adopter.name} has adopted {ADOPTED_MAX} already, which is the most"
-    return f"token names {visit.record.token_address}, no host of this listener{why}"

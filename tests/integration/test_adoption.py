@@ -18,6 +18,7 @@ from proxy.lab.session_host import SessionHost
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import encode_connection_request
 from tests.integration.running import RunningProxy, running
+from tests.integration.test_drain import said
 
 NETWORK = "127.77.0.0/24"
 
@@ -77,6 +78,10 @@ async def test_a_host_that_only_the_broker_knows_is_adopted_watched_and_told(
         row = (await hosts(proxy))[name]
         assert (row["configured"], row["adopted"], row["up"]) == (False, True, True)
         assert await proxy.metric("host_up", host=name) == 1
+
+        await said(proxy, "drain", name)
+        assert (await hosts(proxy))[name]["will"] == "drain"
+        assert (await come(farm, proxy, second.address)).ok, "tokens land"
 
         for index, user in enumerate(("bob", "carol", "dave")):
             login = await farm.client(proxy.address, user, source=f"127.0.0.{7 + index}").login()

@@ -153,3 +153,15 @@ async def test_a_token_that_names_the_proxy_itself_names_nobody() -> None:
         routes = here.keeper.farm.routes["rdp"]
         assert here.keeper.named_by(routes, token("127.0.0.1:3389")) is None
         assert here.keeper.named_by(routes, token("127.0.0.9:3389")) is not None
+
+
+async def test_a_token_that_would_make_one_host_too_many_is_told_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "ADOPTED_MAX", 1)
+    async with house(ADOPTING) as here:
+        routes = here.keeper.farm.routes["rdp"]
+        found = [here.keeper.named_by(routes, token(f"10.0.4.{last}:3389")) for last in (7, 8, 9)]
+        assert [host is not None for host in found] == [True, False, False]
+    (line,) = [line for line in caplog.records if line.message == "adoption_refused"]
+    assert vars(line)["token_address"] == "10.0.4.8:3389"

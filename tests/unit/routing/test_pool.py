@@ -125,33 +125,22 @@ def adopted(farm: Pool, address: Address = AUTOSCALED, now: float = 0.0) -> Host
     return host
 
 
-@pytest.mark.parametrize(
-    ("text", "may"),
-    [
-        ("10.0.4.0:3389", True),
-        ("10.0.4.255:3389", True),
-        ("[2001:db8::7]:3389", True),
-        ("10.0.5.0:3389", False),
-        ("10.0.4.7:3390", False),
-        ("[2001:db9::7]:3389", False),
-        ("rdsh.example:3389", False),
-    ],
-)
-def test_a_pool_adopts_inside_its_networks_at_their_port(text: str, may: bool) -> None:
+def test_a_pool_adopts_inside_its_networks_at_their_port() -> None:
     farm = adopting("10.0.4.0/24", "2001:db8::/64")
-    assert farm.may_adopt(Address.parse(text)) is may
-    assert not pool().may_adopt(Address.parse(text))
+    inside = ["10.0.4.0:3389", "[2001:db8::7]:3389"]
+    outside = ["10.0.5.0:3389", "10.0.4.7:3390", "[2001:db9::7]:3389", "rdsh.example:3389"]
+    for text in (*inside, *outside):
+        assert farm.may_adopt(Address.parse(text)) is (text in inside)
+        assert not pool().may_adopt(Address.parse(text))
 
 
 def test_an_adopted_host_serves_and_takes_nobody_new() -> None:
     farm = adopting("10.0.4.0/24", hosts=1)
     host = adopted(farm)
-    assert (host.name, host.address) == ("[10.0.4.7]", AUTOSCALED)
-    assert host.names == {AUTOSCALED}
+    assert (host.name, host.address, len(host.names)) == ("[10.0.4.7]", AUTOSCALED, 1)
     assert (host.serves, host.admits(Hold.IDLE), host.ready) == (True, True, False)
     farm.hosts[0].up = False
     assert farm.ready() == [], "not even when nobody else is there"
-    assert adopted(farm) is host
 
 
 def test_an_adopted_host_stays_while_it_is_wanted() -> None:
@@ -163,7 +152,7 @@ def test_an_adopted_host_stays_while_it_is_wanted() -> None:
     farm.expire(5000.0)
     host.live = 0
     farm.expire(5000.0 + ADOPTED_KEPT_S)
-    assert not farm.forget()
+    assert farm.has(host)
     farm.expire(5000.1 + ADOPTED_KEPT_S)
     assert farm.forget()
     assert not farm.has(host)
@@ -179,13 +168,11 @@ def test_an_adopted_host_that_is_down_is_soon_forgotten_but_not_while_its_token_
 
 
 def test_so_many_hosts_are_adopted_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "ADOPTED_MAX", 2)
+    monkeypatch.setattr(pool_module, "ADOPTED_MAX", 1)
     farm = adopting("10.0.4.0/24")
-    for last in (7, 8):
-        adopted(farm, Address(f"10.0.4.{last}", 3389))
-    assert farm.is_crowded
+    adopted(farm)
     assert farm.adopt_new(Address("10.0.4.9", 3389), 0.0) is None
-    assert len(farm.hosts) == 5
+    assert len(farm.hosts) == 4
 
 
 def test_adopted_hosts_go_with_their_network_and_with_their_pool() -> None:
@@ -206,7 +193,6 @@ def test_an_adopted_host_gives_way_to_one_that_is_listed_at_its_address() -> Non
     farm = adopting("10.0.4.0/24", hosts=1)
     old = adopted(farm)
     old.live = 1
-    farm.change(adopting("10.0.4.0/24", hosts=1, net="10.0.4.").settings, {})
     listed = HostSettings(name="new", address=AUTOSCALED)
     farm.change(farm.settings.model_copy(update={"hosts": (listed,)}), {})
     assert old.leaving
@@ -228,8 +214,8 @@ def test_a_connection_from_before_brings_its_adopted_host_with_it() -> None:
     host = farm.adopt("[10.0.4.7]", AUTOSCALED)
     assert (host.adopted, host.leaving) == (True, False)
     outside = farm.adopt("[10.0.5.7]", Address("10.0.5.7", 3389))
-    named_once = farm.adopt("rdsh[10.0.4.8]", Address("10.0.4.8", 3389))
-    assert [(it.adopted, it.leaving) for it in (outside, named_once)] == [(False, True)] * 2
+    other = farm.adopt("rdsh[10.0.4.8]", Address("10.0.4.8", 3389))
+    assert [(it.adopted, it.leaving) for it in (outside, other)] == [(False, True)] * 2
 
 
 def test_the_pool_whose_networks_have_an_address_is_its_adopter() -> None:

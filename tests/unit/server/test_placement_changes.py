@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from proxy.address import Address
 from proxy.errors import Cause, LimitError, ServerError
-from proxy.routing.pool import Pool
 from proxy.settings import TokenPolicy
 from proxy.wire.tokens import encode_msts
 from tests.unit.server.stage import ALICE, Stage, stage
@@ -104,15 +101,3 @@ async def test_a_client_that_waits_for_a_host_gets_one_that_comes() -> None:
         farm.pool.change(before, {})
         farm.placer.host_turned()
         assert (await waiting).host == "a"
-
-
-async def test_a_token_that_would_make_one_host_too_many_is_refused_and_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    policy = TokenPolicy(networks=(ip_network("10.0.4.0/24"),))
-    async with stage("answer", token=policy) as farm:
-        monkeypatch.setattr(Pool, "is_crowded", True)
-        with pytest.raises(LimitError) as caught:
-            await farm.place(line=encode_msts(Address("10.0.4.7", 3389)))
-    assert caught.value.cause is Cause.TOKEN_UNKNOWN_HOST
-    assert "has adopted 1000 already" in caught.value.detail
