@@ -102,7 +102,10 @@ class HostKeeper:
         self._on_change()
 
     def samples(self) -> Iterator[Sample]:
-        """What the metrics show of the names."""
+        """What the metrics show of names and of adopted hosts."""
+        for pool in self.farm.pools.values():
+            adopted = sum(host.adopted for host in pool.hosts)
+            yield Sample("hosts_adopted", (pool.name,), adopted)
         for name in self.farm.names:
             yield Sample("dns_name_up", (name,), name not in self._resolver.failing)
 

@@ -186,6 +186,11 @@ SERIES: dict[str, Series] = {
         ("outcome",),
         "Attempts to take the configuration file again, by what came of them.",
     ),
+    "hosts_adopted": Series(
+        "gauge",
+        ("pool",),
+        "Hosts that nobody has listed and that tokens named in token.networks; at most 1,000.",
+    ),
     "dns_name_up": Series(
         "gauge", ("dns_name",), "1 while the latest lookup of a host's DNS name found addresses."
     ),
