@@ -13,7 +13,7 @@ UNIT := --numprocesses auto --dist worksteal tests/unit tests/fuzz tests/test_ho
 
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := chromium freerdp2-shadow-x11 freerdp2-x11 openssl rdesktop xrdp xvfb
-DEPLOY_PACKAGES := prometheus systemd
+DEPLOY_PACKAGES := buildah debootstrap prometheus systemd
 STORE_PACKAGES := iproute2 redis-sentinel redis-server redis-tools
 NAME_PACKAGES := dnsmasq-base
 BENCH_PACKAGES := haproxy nginx libnginx-mod-stream gcc libc6-dev iproute2
@@ -44,7 +44,7 @@ test:  ## what CI runs: everything below, with a time budget for each stage
 	@$(STAGE) unit 120 $(MAKE) unit
 	@$(STAGE) fuzz 30 $(MAKE) fuzz T=15
 	@$(STAGE) demo 60 $(MAKE) demo
-	@$(STAGE) integration 240 $(MAKE) integration COVERAGE=1
+	@$(STAGE) integration 600 $(MAKE) integration COVERAGE=1
 	@$(STAGE) coverage 10 $(MAKE) coverage
 	@$(STAGE) interop 240 $(MAKE) interop
 	@$(STAGE) deploy-check 180 $(MAKE) deploy-check

@@ -1,7 +1,7 @@
 """The image, really built and run, by buildah over a base that debootstrap makes.
 
-It runs in continuous integration where both tools are installed, as root; no engine's daemon and
-no registry of images is needed. Everywhere else `docker build .` does the same.
+It runs in continuous integration, as root; no engine's daemon and no registry of images is needed.
+Everywhere else `docker build .` does the same.
 """
 
 from __future__ import annotations
@@ -21,13 +21,7 @@ import pytest
 from tests.deploy.tools import ROOT
 
 pytestmark = pytest.mark.skipif(
-    not (
-        os.environ.get("CI")
-        and os.geteuid() == 0
-        and shutil.which("buildah")
-        and shutil.which("debootstrap")
-    ),
-    reason="builds the image in CI, as root, where buildah and debootstrap are installed",
+    not os.environ.get("CI"), reason="builds the image as root, in continuous integration alone"
 )
 
 CERTIFICATES = "/etc/ssl/certs:/etc/ssl/certs:ro"  # the build trusts what this machine trusts
