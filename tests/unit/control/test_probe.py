@@ -108,7 +108,11 @@ def hangs_up_after(data: bytes, *, by_reset: bool = False) -> Part:
         client.sendall(data)
         if by_reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets.RESET)
-        client.close()
+            client.close()
+        else:  # in order: a close with bytes unread would be a reset, too
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(1024):
+                pass
 
     return part
 
