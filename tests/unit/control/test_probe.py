@@ -107,12 +107,11 @@ def hangs_up_after(data: bytes, *, by_reset: bool = False) -> Part:
         read_request(client)
         client.sendall(data)
         if by_reset:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets.RESET)
-            client.close()
-        else:  # in order: a close with bytes unread would be a reset, too
-            client.shutdown(socket.SHUT_WR)
-            while client.recv(1024):
-                pass
+            sockets.reset(client)
+            return
+        client.shutdown(socket.SHUT_WR)  # in order: a close with bytes unread is a reset, too
+        while client.recv(1024):
+            pass
 
     return part
 
