@@ -81,6 +81,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     explain.add_argument("--request", metavar="HEX", help="its Connection Request; - reads it here")
     explain.add_argument("--token", metavar="TEXT", help="instead: its routing token, or ADDRESS")
     explain.add_argument("--user", metavar="NAME", help="instead: the user name in its cookie")
+    explain.add_argument("--destination", metavar="ADDRESS", help="what it dials, if a host's own")
     explain.add_argument("--pin", metavar="HOST", help="the host that it is pinned to")
     explain.add_argument("--json", action="store_true")
 
@@ -175,6 +176,7 @@ def _explain(args: argparse.Namespace) -> int:
             request_hex=request,
             token=args.token,
             user=args.user,
+            destination=args.destination,
             pin=args.pin,
         )
     except WireError as error:

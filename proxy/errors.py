@@ -56,6 +56,8 @@ class Cause(StrEnum):
     HOST_FULL = "host_full"  # max_connections of its host, and no place came free in time
     TOKEN_UNKNOWN_HOST = "token_unknown_host"  # noqa: S105 (a routing token is no secret)
     TOKEN_HOST_DOWN = "token_host_down"  # noqa: S105
+    DESTINATION_UNKNOWN_HOST = "destination_unknown_host"
+    DESTINATION_HOST_DOWN = "destination_host_down"
     STORE = "store"
     RELAY_DIED = "relay_died"
     STOPPED = "stopped"  # the proxy stops, or its operator closed the connection

@@ -1,6 +1,6 @@
 """HostKeeper: which hosts there are, as configuration and name servers have it.
 
-It joins the farm to the resolver that follows its DNS names, adopts hosts that tokens name in
+It joins the farm to the resolver that follows its DNS names, adopts hosts that the broker names in
 `token.networks`, and forgets what has left.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
+from proxy.address import Address
 from proxy.control.live import Sample
 from proxy.control.lookup import Answer, look_up
 from proxy.control.resolver import Resolver
@@ -17,7 +18,6 @@ from proxy.routing.farm import Farm, dns_names
 from proxy.routing.pool import ADOPTED_MAX, Host, Routes
 from proxy.settings import Settings
 from proxy.sockets import is_own
-from proxy.wire.tokens import RoutingToken
 
 log = logging.getLogger("proxy")
 
@@ -71,19 +71,19 @@ class HostKeeper:
         self._resolver.follow(self.farm.names)
         self._on_change()
 
-    def named_by(self, routes: Routes, token: RoutingToken) -> Host | None:
-        """The host that a token selects; where the pool's `token.networks` have it, a new one.
+    def named_by(self, routes: Routes, address: Address) -> Host | None:
+        """The host that an address selects; where the pool's `token.networks` have it, a new one.
 
         This proxy's own listeners are never one: a client would be sent round and round.
         """
-        host = routes.named_by(token)
-        pool, address = routes.adopter_of(token), token.address
-        if host is not None or pool is None or address is None:
+        host = routes.named_by(address)
+        pool = routes.adopter_of(address) if host is None else None
+        if pool is None:
             return host
         if address.port in self._ports and is_own(address):
             return None
         now = asyncio.get_running_loop().time()
-        host = self.farm.adopt(routes, token, now)
+        host = self.farm.adopt(routes, address, now)
         if host is not None:
             fields = {"pool": host.pool, "host": host.name, "host_address": str(host.address)}
             log.info("host_adopted", extra=fields)
@@ -92,7 +92,7 @@ class HostKeeper:
         elif now >= self._silent_until:
             self._silent_until = now + _CROWDED_AGAIN_S
             detail = f"{ADOPTED_MAX} hosts are adopted already, which is the most"
-            fields = {"pool": pool.name, "token_address": str(address), "detail": detail}
+            fields = {"pool": pool.name, "host_address": str(address), "detail": detail}
             log.warning("adoption_refused", extra=fields)
         return host
 

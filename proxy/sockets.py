@@ -22,6 +22,7 @@ from proxy.errors import Cause
 from proxy.waits import READABLE, WRITABLE, Waits
 
 OWN_WANT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+_ORIGINAL_DST = 80  # <linux/netfilter_ipv4.h>, <linux/netfilter_ipv6/ip6_tables.h>
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by reset
 
 
@@ -30,6 +31,26 @@ def peer_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
     if ":" not in name[0]:
         return Address(name[0], name[1])
     return Address(canonical_host(name[0].partition("%")[0]), name[1])
+
+
+def dialled(sock: socket.socket) -> Address:
+    """The address that the peer of an accepted connection has dialled.
+
+    Where this machine's own NAT has redirected it here (nftables `redirect` or `dnat`), that is
+    what it was before: SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST of Linux's connection tracking,
+    struct sockaddr_in or sockaddr_in6. Else it is the local end.
+    """
+    local = peer_of(sock.getsockname())
+    is_v4 = ":" not in local.host
+    level, size = (socket.SOL_IP, 16) if is_v4 else (socket.IPPROTO_IPV6, 28)
+    try:
+        found = sock.getsockopt(level, _ORIGINAL_DST, size)
+    except OSError:  # this kernel, or this connection, is not tracked
+        return local
+    port = int.from_bytes(found[2:4], "big")
+    if is_v4:
+        return Address(socket.inet_ntop(socket.AF_INET, found[4:8]), port)
+    return Address(canonical_host(socket.inet_ntop(socket.AF_INET6, found[8:24])), port)
 
 
 def prepare(sock: socket.socket, keepalive_s: float) -> None:

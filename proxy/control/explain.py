@@ -12,11 +12,12 @@ import re
 from dataclasses import asdict, dataclass
 
 from proxy.address import Address
-from proxy.routing.decide import RULES, Question
+from proxy.routing.decide import RULES, Question, named_addresses
 from proxy.routing.farm import Farm
 from proxy.routing.key import affinity_key, is_within
-from proxy.routing.model import Decision, TokenFate
-from proxy.settings import Balance, ListenerSettings, Settings
+from proxy.routing.model import Decision, Reason, TokenFate
+from proxy.routing.pool import Routes
+from proxy.settings import Balance, ListenerSettings, RouteBy, Settings
 from proxy.wire.incomplete import Incomplete
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import (
@@ -93,6 +94,7 @@ def explain(
     request_hex: str | None = None,
     token: str | None = None,
     user: str | None = None,
+    destination: str | None = None,
     pin: str | None = None,
 ) -> Explanation:
     """Where `client` (an IP address) would go.
@@ -101,6 +103,7 @@ def explain(
         listener: by name; the first one by default.
         request_hex: the client's Connection Request, as a capture shows it.
         token, user: in place of it: a routing token (see `token_line`), the name in the cookie.
+        destination: the address that the client dials.
         pin: the host that the affinity table names for this client.
 
     Raises:
@@ -114,13 +117,13 @@ def explain(
     for name in farm.names:  # they are not asked, and stand for themselves
         farm.resolved(name, [name])
     routes = farm.routes[chosen.name]
-    text = request.routing_token
+    text, dialled = request.routing_token, _destination(chosen, routes, destination)
     named = None
-    if text is not None:
-        named = routes.named_by(text) or farm.adopt(routes, text, 0.0)
+    for address in named_addresses(text, dialled):
+        named = named or routes.named_by(address) or farm.adopt(routes, address, 0.0)
     pool = routes.pool_named(named.pool) if named else routes.pool_of(text)
     key = affinity_key(pool.settings.affinity, source, request.user).primary
-    question = Question(routes, pool, text, key, None, pin)
+    question = Question(routes, pool, text, dialled, key, pin=pin)
     rules, decision = _ask(question)
     return Explanation(
         listener=chosen.name,
@@ -132,8 +135,24 @@ def explain(
         pool=decision.pool.name,
         key=key,
         candidates=[Candidate(host.name, str(host.address)) for host in decision.candidates],
-        notes=_notes(chosen, source, request, question, decision),
+        notes=_notes(chosen, source, request, question, decision)
+        + _on_destination(chosen, destination),
     )
+
+
+def _destination(listener: ListenerSettings, routes: Routes, dialled: str | None) -> Address | None:
+    """As `server.destination.dialled_host`; which addresses a node has itself is not looked up."""
+    if dialled is None:
+        return None
+    try:
+        address = Address.parse(dialled, 3389)
+        host = ipaddress.ip_address(address.host)
+    except ValueError:
+        raise ValueError(f"{dialled!r} is not an IP address that a client dials") from None
+    if listener.route_by is not RouteBy.DESTINATION:
+        return None
+    is_vip = is_within(host, listener.vips) and routes.named_by(address) is None
+    return None if is_vip else address
 
 
 def token_line(text: str) -> bytes:
@@ -256,19 +275,31 @@ def _notes(
     if listener.require_tls and not offered:
         notes.append("This client is refused: it offers standard RDP security only.")
     notes += [
-        f"{host.name} is listed nowhere: `token.networks` of pool {host.pool} let tokens name it."
+        f"{host.name} is listed nowhere: `token.networks` of pool {host.pool} let it be named."
         for host in decision.candidates
         if host.adopted
     ]
     names = [h.name for pool in question.routes.pools for h in pool.hosts if not h.address.is_ip]
     if names and decision.fate is TokenFate.UNKNOWN_HOST:
         notes.append(f"Not compared with the token, since DNS is not asked: {', '.join(names)}.")
+    if names and decision.reason is Reason.DESTINATION_REFUSED:
+        notes.append(
+            f"Not compared with what it dials, since DNS is not asked: {', '.join(names)}."
+        )
     ranked = len(decision.candidates) > 1
     if ranked and decision.pool.settings.balance is not Balance.HASH:
         notes.append("Order among the other hosts depends on load; here all of them are idle.")
-    if question.key and question.pin is None and decision.fate is not TokenFate.HONOURED:
+    if question.key and decision.reason in (Reason.BALANCED, Reason.NO_HOST) and not question.pin:
         notes.append(f"A pin of {question.key} would come first: give it with --pin HOST.")
     return notes
+
+
+def _on_destination(listener: ListenerSettings, dialled: str | None) -> list[str]:
+    if dialled is None or listener.route_by is RouteBy.DESTINATION:
+        return []
+    return [
+        f"{listener.name} does not go by what a client dials: it has no `route_by: destination`."
+    ]
 
 
 def _on_collection(listener: ListenerSettings, question: Question) -> list[str]:

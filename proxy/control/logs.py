@@ -282,6 +282,7 @@ class ConnectionLog:
             "token_fate": record.fate if has_token else None,
             "token_address": _text(record.token_address),
             "token": record.token,
+            "destination": _text(record.destination),
             "collection": record.collection,
             "correlation_id": record.correlation_id,
             "requested_protocols": record.requested_protocols,
@@ -354,6 +355,8 @@ def _level(record: ConnectionRecord) -> int:
         case Cause.INTERNAL | Cause.RELAY_DIED:
             return logging.ERROR
         case Cause.NO_HOST | Cause.LIMIT | Cause.TOKEN_UNKNOWN_HOST | Cause.TOKEN_HOST_DOWN:
+            return logging.WARNING
+        case Cause.DESTINATION_UNKNOWN_HOST | Cause.DESTINATION_HOST_DOWN:
             return logging.WARNING
         case _:
             return logging.INFO

@@ -45,7 +45,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LAG_INTERVAL_S = 0.5
 
 
-_PLACING = [r for r in Reason if r not in (Reason.TOKEN_REFUSED, Reason.NO_HOST)]
+_REFUSING = (Reason.TOKEN_REFUSED, Reason.DESTINATION_REFUSED, Reason.NO_HOST)
+_PLACING = [r for r in Reason if r not in _REFUSING]
 # What an alert may ask for; other combinations appear when they happen.
 _USUAL_ENDINGS = {
     (Phase.ACCEPT, Side.LOCAL): (Cause.NOT_ALLOWED, Cause.LIMIT),
@@ -67,6 +68,8 @@ _USUAL_ENDINGS = {
     (Phase.PLACE, Side.LOCAL): (
         Cause.TOKEN_UNKNOWN_HOST,
         Cause.TOKEN_HOST_DOWN,
+        Cause.DESTINATION_UNKNOWN_HOST,
+        Cause.DESTINATION_HOST_DOWN,
         Cause.HOST_FULL,
     ),
     (Phase.PLACE, Side.SERVER): (Cause.NO_HOST,),

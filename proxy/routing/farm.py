@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from proxy.address import Address
 from proxy.routing.pool import Host, Pool, Routes
 from proxy.settings import PoolSettings, Settings
-from proxy.wire.tokens import RoutingToken
 
 
 class Farm:
@@ -69,13 +69,13 @@ class Farm:
         self.index()
         return True
 
-    def adopt(self, routes: Routes, token: RoutingToken, now: float) -> Host | None:
-        """The new host that a token names in the networks of one of the listener's pools.
+    def adopt(self, routes: Routes, address: Address, now: float) -> Host | None:
+        """The new host at an address in the networks of one of the listener's pools.
 
-        None: it names none there, or that pool has adopted as many as it may.
+        None: it is not in there, or that pool has adopted as many as it may.
         """
-        pool = routes.adopter_of(token)
-        host = pool.adopt_new(token.address, now) if pool and token.address else None
+        pool = routes.adopter_of(address)
+        host = pool.adopt_new(address, now) if pool is not None else None
         if host is not None:
             self.index()
         return host

@@ -16,11 +16,17 @@ class Reason(StrEnum):
     TOKEN = "token"  # noqa: S105  # the broker's routing token names the host
     TOKEN_LEARNED = "token_learned"  # noqa: S105  # an opaque token, known to come from that host
     TOKEN_REFUSED = "token_refused"  # noqa: S105  # the token names no host of ours: not served
+    DESTINATION = "destination"  # the client dialled the host's own address
+    DESTINATION_REFUSED = "destination_refused"  # it dialled no host of ours: not served
     PIN = "pin"  # the affinity table names the host
     REPINNED = "repinned"  # it did, but that host cannot serve
     BALANCED = "balanced"  # a new client: first of the policy's ranking, which becomes the pin
     UNPINNED = "unpinned"  # no usable affinity key: balanced, and nothing is remembered
     NO_HOST = "no_host"  # no host of the pool is ready
+
+
+BY_BROKER = frozenset({Reason.TOKEN, Reason.DESTINATION})
+"""The broker named the host: in a token, or as the address to dial."""
 
 
 class TokenFate(StrEnum):
@@ -47,8 +53,8 @@ class RepinCause(StrEnum):
 class Decision:
     """Where to go, in order, and why.
 
-    `candidates` is a subset of the pools' hosts; exactly one for TOKEN and TOKEN_LEARNED, none
-    for TOKEN_REFUSED and NO_HOST.
+    `candidates` is a subset of the pools' hosts; exactly one for TOKEN, TOKEN_LEARNED and
+    DESTINATION, none for TOKEN_REFUSED, DESTINATION_REFUSED and NO_HOST.
     """
 
     candidates: tuple[Host, ...]

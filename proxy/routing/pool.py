@@ -354,15 +354,13 @@ class Routes:
             address: host for host in reversed(list(self._hosts())) for address in host.names
         }
 
-    def named_by(self, token: RoutingToken) -> Host | None:
-        """The host that a token's address selects among those that are listed or adopted."""
-        return self._by_address.get(token.address) if token.address else None
+    def named_by(self, address: Address) -> Host | None:
+        """The host that an address selects among those that are listed or adopted."""
+        return self._by_address.get(address)
 
-    def adopter_of(self, token: RoutingToken) -> Pool | None:
-        """The pool in whose networks a token's address is."""
-        if token.address is None:
-            return None
-        return next((pool for pool in self.pools if pool.may_adopt(token.address)), None)
+    def adopter_of(self, address: Address) -> Pool | None:
+        """The pool in whose `token.networks` an address is."""
+        return next((pool for pool in self.pools if pool.may_adopt(address)), None)
 
     def pool_named(self, name: str) -> Pool:
         """One of this listener's pools."""

@@ -1,7 +1,7 @@
 """Signs: what the shape of connections tells of trouble that no TCP error shows.
 
 Nothing is read from the stream. What is judged: how many bytes a connection carried each way, how
-long it lived, what the host's Connection Confirm selected, whether a token brought it, and where
+long it lived, what the host's Connection Confirm selected, whether the broker sent it, and where
 the same client was a moment before.
 
 A *glance* is a connection on which the client saw the host's certificate and left before it sent
@@ -9,8 +9,8 @@ anything of the size of credentials. Clients glance for a good reason, too: msts
 asks its user whether to trust a certificate, and then comes again. So a glance is suspicious where
 the client had an expectation:
 
-- it came by a routing token, and the connection before it did not: it was redirected, with the
-  certificate of its target in hand, and would have gone on to log in;
+- it came by a routing token, or to a host's own address, and the connection before it did not: it
+  was redirected, with the certificate of its target in hand, and would have gone on to log in;
 - or its last connection, a glance too, met another host of the same pool: it came again after the
   question, and met another certificate than it had asked about. After that it begins anew.
 
@@ -55,14 +55,15 @@ class Passage:
     """One established connection of a client.
 
     Attributes:
-        token: the routing token that it brought; a collection's name is none.
+        sent_by: the routing token that it brought, or the host's address that it dialled itself
+            after a redirection; a collection's name is neither.
         seen_at: when it was last known to live, in seconds.
         is_glance: known at its end.
     """
 
     conn_id: int
     host: Host
-    token: str | None
+    sent_by: str | None
     user: str | None
     seen_at: float
     is_glance: bool = False
@@ -85,7 +86,7 @@ def follows(passage: Passage, before: Passage | None) -> bool:
 
 def suspects_certificate(glance: Passage, before: Passage) -> bool:
     """Whether a glance that follows `before` was at another certificate than was expected."""
-    if glance.token is not None and glance.token != before.token:
+    if glance.sent_by is not None and glance.sent_by != before.sent_by:
         return True
     here, there = glance.host, before.host
     return before.is_glance and here.pool == there.pool and here.name != there.name

@@ -20,10 +20,11 @@ from proxy.errors import Cause, LimitError, ProxyError, Side
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.key import IPAddress, is_within
 from proxy.routing.pool import Routes
+from proxy.server.destination import dialled_host
 from proxy.server.gate import Gate
 from proxy.server.placement import Placer
 from proxy.server.record import ConnectionRecord, Ending, Observer, Phase
-from proxy.server.request import read_client, read_request
+from proxy.server.request import read_proxy_header, read_request
 from proxy.server.table import ConnectionTable, Established
 from proxy.server.unmatched import UnmatchedCollections
 from proxy.server.visit import Placed, Visit
@@ -89,13 +90,22 @@ class Reception:
         began = perf_counter()
         if self.gate.is_over_limit:
             raise LimitError(Cause.LIMIT, "limits.connections is reached")
-        source, request = await self._read(listener, sock, record, stay)
+        source, request = await self._read(listener, routes, sock, record, stay)
         record.request_s = perf_counter() - began
         if listener.require_tls:
             await self._require_tls(sock, request)
         self._ask_for_collection(record, routes)
         began = perf_counter()
-        visit = Visit(sock, source, routes, request, record, request.routing_token, routes.default)
+        visit = Visit(
+            sock,
+            source,
+            routes,
+            request,
+            record,
+            request.routing_token,
+            routes.default,
+            record.destination,
+        )
         placed = await self.placer.place(visit)
         record.place_s = perf_counter() - began
         await self._hand_off(visit, placed)
@@ -103,22 +113,25 @@ class Reception:
     async def _read(
         self,
         listener: ListenerSettings,
+        routes: Routes,
         sock: socket.socket,
         record: ConnectionRecord,
         stay: _Stay,
     ) -> tuple[IPAddress, ConnectionRequest]:
         """Admit the client and read its request, under one deadline from accept on."""
-        source = ipaddress.ip_address(record.peer.host)
+        source, told = ipaddress.ip_address(record.peer.host), None
         trusted = listener.proxy_protocol.trusted if listener.proxy_protocol else ()
         until = asyncio.get_running_loop().time() + self.timeouts.connection_request_s
         if is_within(source, trusted):
             record.phase = Phase.REQUEST
-            record.client = await read_client(sock, record.peer, until)
+            header = await read_proxy_header(sock, until)
+            record.client, told = header.source or record.peer, header.destination
             record.phase = Phase.ACCEPT
             source = ipaddress.ip_address(record.client.host)
         stay.enter(source, record.client.host, listener)
         record.phase = Phase.REQUEST
         request = await read_request(sock, until)
+        record.destination = dialled_host(listener, routes, sock, told)
         token = request.routing_token
         record.user = request.user
         if token is not None:

@@ -97,7 +97,7 @@ class PinKeeper:
 
     async def _move(self, row: Established, key: PinKey, pinned: str) -> None:
         host = row.record.host
-        if host is None or pinned == host or not row.came_by_token or not self._is_settled(row):
+        if host is None or pinned == host or not row.came_from_broker or not self._is_settled(row):
             return
         if len(self.table.of_key(key)) != 1 or key.pool not in self.pools:
             return
@@ -125,7 +125,7 @@ class PinKeeper:
         self._unsettled.remove(row.record.id)
         key, host = row.keys[0], row.record.host
         pool, pinned = self.pools.get(key.pool), pins.get(key)
-        if pool is None or pinned is None or host is None or pinned == host or row.came_by_token:
+        if pool is None or pinned is None or host is None or pinned == host or row.came_from_broker:
             return
         at = pool.by_name.get(pinned)
         if at is None or not at.serves:
@@ -149,7 +149,7 @@ class PinKeeper:
         del self._slice_of(row)[row.record.id]
         # What was placed without the table has claimed nothing; a token that did not may be silent:
         # it would only come before the client's other connections, with another host than theirs.
-        has_spoken = row.came_by_token or not row.record.table_was_away
+        has_spoken = row.came_from_broker or not row.record.table_was_away
         is_young = self.wall() - row.record.accepted_at < YOUNG_S
         if (is_young and has_spoken) or len(self._ended) >= ENDED_MAX:
             self._unsettled.discard(row.record.id)

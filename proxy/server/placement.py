@@ -12,11 +12,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from proxy.address import Address
 from proxy.affinity.store import NEVER, AffinityStore, Pin, PinKey, Touch
 from proxy.errors import Cause, LimitError, ServerError, StoreError
-from proxy.routing.decide import Question, decide
+from proxy.routing.decide import Question, decide, named_addresses
 from proxy.routing.key import affinity_key
-from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
+from proxy.routing.model import BY_BROKER, Decision, Reason, RepinCause, TokenFate
 from proxy.routing.pool import Host, Routes
 from proxy.routing.will import Hold, Will
 from proxy.server.dial import Dialler
@@ -26,11 +27,11 @@ from proxy.server.record import Observer, Phase
 from proxy.server.shared_sources import SharedSources
 from proxy.server.visit import Placed, Visit
 from proxy.settings import Balance, HostDown, TimeoutSettings
-from proxy.wire.tokens import RoutingToken
 
 NEW_PIN_TTL_S = 600.0  # until a connection has lived a minute: strangers must not fill the table
 RETRY_S = 0.25
 LIVE_S = 150.0  # without a touch; live connections touch their pins every minute
+_ONE_HOST = BY_BROKER | {Reason.TOKEN_LEARNED}
 HELD_MAX = 2000  # clients that wait for a host at one time; each holds one socket
 
 
@@ -41,7 +42,7 @@ class Placer:
     Attributes:
         known: the host of a client's live connections here, for when the store is away.
         shared: the sources that turned out to be many people.
-        named_by: the host that a token selects, adopted now if need be.
+        named_by: the host that an address selects, adopted now if need be.
         wall: seconds since the epoch.
         held: how many clients wait for a host.
         lines: those of them who wait for a place on a host that is full.
@@ -55,7 +56,7 @@ class Placer:
     learned: LearnedTokens
     known: Callable[[PinKey], str | None]
     shared: SharedSources
-    named_by: Callable[[Routes, RoutingToken], Host | None]
+    named_by: Callable[[Routes, Address], Host | None]
     wall: Callable[[], float]
     held: int = 0
     lines: Lines = field(default_factory=Lines)
@@ -87,8 +88,11 @@ class Placer:
             if decision.reason is Reason.TOKEN_REFUSED:
                 detail = f"token names {visit.record.token_address}, no host of this listener"
                 raise LimitError(Cause.TOKEN_UNKNOWN_HOST, detail)
-            if decision.reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
-                placed = await self._follow_token(visit, decision)
+            if decision.reason is Reason.DESTINATION_REFUSED:
+                detail = f"{visit.destination}, which was dialled, is no host of this listener"
+                raise LimitError(Cause.DESTINATION_UNKNOWN_HOST, detail)
+            if decision.reason in _ONE_HOST:
+                placed = await self._follow(visit, decision)
                 if placed is None:
                     continue
             elif self._is_next(visit, decision):
@@ -110,7 +114,7 @@ class Placer:
     async def _decide(self, visit: Visit) -> tuple[Decision, str | None]:
         """The decision, and the host that the affinity table names."""
         token = visit.token
-        named = self.named_by(visit.routes, token) if token is not None else None
+        named = self._named(visit)
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
         visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
         pin = await self._look_up(visit) if named is None else None
@@ -121,6 +125,7 @@ class Placer:
                 visit.routes,
                 visit.pool,
                 token,
+                visit.destination,
                 visit.key.primary,
                 learned,
                 pin,
@@ -134,6 +139,12 @@ class Placer:
         if record.fate is not TokenFate.HOST_DOWN:  # what became of it stays said
             record.fate = decision.fate
         return decision, pin
+
+    def _named(self, visit: Visit) -> Host | None:
+        """The host that the client's token names, else the one that it has dialled."""
+        addresses = named_addresses(visit.token, visit.destination)
+        hosts = (self.named_by(visit.routes, address) for address in addresses)
+        return next(filter(None, hosts), None)
 
     async def _look_up(self, visit: Visit) -> str | None:
         """The host that the affinity table names; what this node knows, while the table is away.
@@ -177,36 +188,42 @@ class Placer:
             return Hold.FIXED
         return Hold.LIVE if self.wall() - pin.touched_at < LIVE_S else Hold.IDLE
 
-    async def _follow_token(self, visit: Visit, decision: Decision) -> Placed | None:
-        """Dial the token's host, again and again for `token.wait`, whatever health says of it.
+    async def _follow(self, visit: Visit, decision: Decision) -> Placed | None:
+        """Dial the one host that was named, again and again for `token.wait`, whatever health says
+        of it.
 
         The host may just be restarting. Another one would show another certificate, so afterwards
         the client is refused, unless the operator prefers `rebalance` (then: None).
         """
-        host = decision.candidates[0]
+        host, record = decision.candidates[0], visit.record
+        by_token = decision.reason is not Reason.DESTINATION
         policy = visit.pool.settings.token
         loop = asyncio.get_running_loop()
         deadline = loop.time() + policy.wait_s
         while True:
             if not visit.pool.has(host):
-                raise LimitError(Cause.TOKEN_UNKNOWN_HOST, f"host {host.name} has left meanwhile")
+                cause = Cause.TOKEN_UNKNOWN_HOST if by_token else Cause.DESTINATION_UNKNOWN_HOST
+                raise LimitError(cause, f"host {host.name} has left meanwhile")
             try:
                 await self._take_place(visit, host, belongs=True)
                 placed = await self._dial(visit, host)
             except ServerError as error:
                 # The client may leave while it waits.
-                visit.record.phase, visit.record.fate = Phase.PLACE, TokenFate.HOST_DOWN
+                record.phase = Phase.PLACE
+                if by_token:
+                    record.fate = TokenFate.HOST_DOWN
                 left = deadline - loop.time()
                 if left > 0:
                     await self.dialler.pause(visit, min(RETRY_S, left))
                     continue
                 if policy.host_down is HostDown.REBALANCE:
-                    visit.token = None
+                    visit.token = visit.destination = None
                     return None
-                detail = f"token's host {host.name} does not answer: {error}"
-                raise LimitError(Cause.TOKEN_HOST_DOWN, detail) from error
-            if visit.record.fate is TokenFate.HOST_DOWN:
-                visit.record.fate = TokenFate.HONOURED
+                cause = Cause.TOKEN_HOST_DOWN if by_token else Cause.DESTINATION_HOST_DOWN
+                detail = f"{host.name}, which is named, does not answer: {error}"
+                raise LimitError(cause, detail) from error
+            if by_token and record.fate is TokenFate.HOST_DOWN:
+                record.fate = TokenFate.HONOURED
             return placed
 
     async def _walk(self, visit: Visit, decision: Decision, pin: str | None) -> Placed | None:
@@ -284,7 +301,7 @@ class Placer:
     async def _remember(self, visit: Visit, host: Host) -> None:
         """Tell the table where the client was placed, as far as its claim has not."""
         reason = visit.record.reason
-        if reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
+        if reason in _ONE_HOST:
             await self._seed(visit, host)
         else:
             await self._note(visit, host)
@@ -292,7 +309,8 @@ class Placer:
             await self.learned.learn(visit, host)
 
     async def _seed(self, visit: Visit, host: Host) -> None:
-        """A token sets the pin only where none is in force: it routes its own connection."""
+        """Who was sent to a host sets the pin only where none is in force: that routes its own
+        connection."""
         ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
         touches = [Touch(key, host.name, ttl_s) for key in visit.pin_keys()]
         try:

@@ -59,6 +59,7 @@ class ConnectionRecord:
         user: as sent in the mstshash cookie; a hint, and private (logs hash it by default).
         token: the client's routing token as text.
         token_address: the address that the token decodes to.
+        destination: the address that the client dialled, where that is not the proxy's own.
         collection: alias of the collection that the client asks for, as it was sent.
         collection_alias: the same as the configuration has it; None: it is none of the listener's.
         answer: what the host's Connection Confirm says: `rdp`, `ssl`, `hybrid`, …, or
@@ -77,6 +78,7 @@ class ConnectionRecord:
     user: str | None = None
     token: str | None = None
     token_address: Address | None = None
+    destination: Address | None = None
     collection: str | None = None
     collection_alias: str | None = None
     requested_protocols: int | None = None

@@ -10,23 +10,21 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from proxy import sockets
-from proxy.address import Address
 from proxy.errors import Cause, ClientError, WireError
 from proxy.wire.incomplete import Incomplete
-from proxy.wire.proxy_protocol import looks_like_proxy_header, parse_proxy_header
+from proxy.wire.proxy_protocol import ProxyHeader, looks_like_proxy_header, parse_proxy_header
 from proxy.wire.x224 import ConnectionRequest, parse_connection_request
 
 T = TypeVar("T")
 
 
-async def read_client(sock: socket.socket, peer: Address, until: float) -> Address:
-    """Whom a trusted peer's PROXY header names; the peer itself for its own health checks.
+async def read_proxy_header(sock: socket.socket, until: float) -> ProxyHeader:
+    """A trusted peer's PROXY header.
 
     Raises:
         WireError, ClientError: no header, a wrong one, or the peer left or took too long.
     """
-    header = await _read(sock, parse_proxy_header, until)
-    return header.source or peer
+    return await _read(sock, parse_proxy_header, until)
 
 
 async def read_request(sock: socket.socket, until: float) -> ConnectionRequest:

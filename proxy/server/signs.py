@@ -19,7 +19,7 @@ from typing import TypeVar
 from proxy.errors import Cause, Side
 from proxy.routing.key import is_within, normal_user
 from proxy.routing.lifespans import SHORT_S
-from proxy.routing.model import TokenFate
+from proxy.routing.model import Reason, TokenFate
 from proxy.routing.pool import Pool
 from proxy.routing.signs import (
     LOOP_HOPS,
@@ -59,12 +59,12 @@ class Signs:
         now = self.wall()
         self._let_grow_up(now)
         host.lifespans.began(record.id, record.accepted_at)
-        token = record.token if record.fate is not TokenFate.ABSENT else None
-        passage = Passage(record.id, host, token, normal_user(record.user), now)
+        sent = _sent_by(record)
+        passage = Passage(record.id, host, sent, normal_user(record.user), now)
         before = self._before(record, passage)
-        if token is None:
+        if sent is None:
             self._hops.pop(record.client.host, None)
-        elif before is not None and before.token != token and not before.is_glance:
+        elif before is not None and before.sent_by != sent and not before.is_glance:
             before.host.lifespans.works()  # it sent this client on
         self._young[record.id] = passage, before
         for name in _names(record, passage):
@@ -84,7 +84,7 @@ class Signs:
             return
         passage.seen_at, passage.is_glance = now, glance
         if not glance:
-            self._count_hop(record, passage, now)
+            self._count_hop(record, passage, before, now)
         elif before is not None and suspects_certificate(passage, before):
             self._forget(record, passage)
             evidence = {
@@ -95,9 +95,14 @@ class Signs:
             }
             self.observer.sign_seen(Sign.CERTIFICATE_MISMATCH, record, evidence)
 
-    def _count_hop(self, record: ConnectionRecord, passage: Passage, now: float) -> None:
-        if passage.token is None or (record.duration_s or 0.0) >= SHORT_S:
+    def _count_hop(
+        self, record: ConnectionRecord, passage: Passage, before: Passage | None, now: float
+    ) -> None:
+        if passage.sent_by is None or (record.duration_s or 0.0) >= SHORT_S:
             return
+        by_destination = record.reason is Reason.DESTINATION
+        if by_destination and before is not None and before.sent_by == passage.sent_by:
+            return  # whoever dials one host again and again may do so by himself
         hops = self._hops.get(record.client.host) or Hops()
         _remember(self._hops, record.client.host, hops)
         if hops.ended(now):
@@ -108,7 +113,7 @@ class Signs:
         """The client's connection a moment ago."""
         source = record.client.host
         last = self._last.get(source)
-        if passage.token is None:
+        if passage.sent_by is None or passage.user is not None:
             if passage.user is not None and (own := self._last.get(f"{source} {passage.user}")):
                 last = own
             elif last is not None and not self._is_one_client(record, passage, last):
@@ -143,6 +148,12 @@ def _remember(known: OrderedDict[str, V], name: str, value: V) -> None:
     known.move_to_end(name)
     if len(known) > _CLIENTS:
         known.popitem(last=False)
+
+
+def _sent_by(record: ConnectionRecord) -> str | None:
+    if record.fate is not TokenFate.ABSENT:
+        return record.token
+    return str(record.destination) if record.reason is Reason.DESTINATION else None
 
 
 def _names(record: ConnectionRecord, passage: Passage) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from proxy.affinity.store import PinKey
 from proxy.errors import Cause, Side
 from proxy.relay.hand_off import RelayEnding, Row
 from proxy.routing.key import affinity_key
-from proxy.routing.model import Reason
+from proxy.routing.model import BY_BROKER
 from proxy.routing.pool import Host, Pool
 from proxy.server.gate import Gate
 from proxy.server.record import CANARY_RECORD, ConnectionRecord, Ending, Observer, Phase
@@ -33,8 +33,8 @@ class Established:
     keys: tuple[PinKey, ...]
 
     @property
-    def came_by_token(self) -> bool:
-        return self.record.reason is Reason.TOKEN
+    def came_from_broker(self) -> bool:
+        return self.record.reason in BY_BROKER
 
 
 class TableWatcher(Protocol):
@@ -90,7 +90,7 @@ class ConnectionTable:
 
         One that a token brought is asked last: the client's pin may well be elsewhere.
         """
-        rows = sorted(self.of_key(key), key=lambda row: not row.came_by_token)
+        rows = sorted(self.of_key(key), key=lambda row: not row.came_from_broker)
         return rows[-1].record.host if rows else None
 
     # What relays say (proxy.relay.hand_off.RelayObserver)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
+from proxy.address import Address
 from proxy.affinity.store import PinKey
 from proxy.routing.key import NO_KEY, AffinityKey, IPAddress
 from proxy.routing.pool import Host, Pool, Routes
@@ -20,7 +21,7 @@ class Visit:
     """What placement knows of the client in hand.
 
     Attributes:
-        token: the token to route by; set to None when the client goes on without it.
+        token, destination: what to route by; set to None when the client goes on without it.
         pool, key: where it belongs and what it is pinned under, as of the last decision.
         hold: how firmly it holds its pin, as of the last look.
         deadline: until when it is held, on the loop's clock.
@@ -34,6 +35,7 @@ class Visit:
     record: ConnectionRecord
     token: RoutingToken | None
     pool: Pool
+    destination: Address | None = None
     key: AffinityKey = NO_KEY
     hold: Hold = Hold.IDLE
     deadline: float = 0.0

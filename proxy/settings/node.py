@@ -27,6 +27,13 @@ class StoreKind(StrEnum):
     REDIS = "redis"
 
 
+class RouteBy(StrEnum):
+    """How clients that the broker has sent on are known."""
+
+    TOKEN = "token"  # noqa: S105
+    DESTINATION = "destination"
+
+
 class LogLevel(StrEnum):
     """The least level that is logged."""
 
@@ -79,12 +86,26 @@ class ListenerSettings(Section):
     token_pools: tuple[Name, ...] = ()
     """Pools that only tokens lead to: the session hosts behind redirectors or brokers that share
     this address."""
+    route_by: RouteBy = RouteBy.TOKEN
+    """`token` reads the broker's routing tokens. `destination` also goes by the address that the
+    client has dialled, for farms that redirect by address: where the session hosts' network is
+    routed through this machine and redirected here, or a PROXY header tells that address. One
+    that names no host counts as a token that names none."""
+    vips: Networks = ()
+    """With `route_by: destination`, further addresses of this service that are no session host's,
+    such as those of a load balancer in front. This machine's own are known."""
     proxy_protocol: ProxyProtocolSettings | None = None
     """Present where a load balancer in front sends PROXY headers; absent, none is expected."""
     allow: Networks = Field(default=_EVERYBODY, min_length=1)
     """Networks that clients may come from. All others are closed at once and counted."""
     require_tls: Flag = False
     """Refuse clients that offer only standard RDP security, with a proper negotiation failure."""
+
+    @model_validator(mode="after")
+    def _vips_go_with_destinations(self) -> Self:
+        if self.vips and self.route_by is not RouteBy.DESTINATION:
+            raise fault("vips", "they mean something with `route_by: destination` alone")
+        return self
 
     @property
     def pools(self) -> tuple[str, ...]:

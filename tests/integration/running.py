@@ -157,11 +157,14 @@ class RunningProxy:
 
 @asynccontextmanager
 async def running(farm: Farm, directory: Path, **overrides: Any) -> AsyncIterator[RunningProxy]:
-    """rdp-proxy in front of a farm; `overrides` as for `Farm.config`, and the command `prefix` that
-    begins it."""
+    """rdp-proxy in front of a farm.
+
+    `overrides` as for `Farm.config`; besides `metrics` an address, and `prefix` a command that
+    begins it.
+    """
     prefix: Sequence[str] = overrides.pop("prefix", ())
     bind = overrides.pop("bind", None) or Address("127.0.0.1", free_port())
-    metrics = Address("127.0.0.1", free_port())
+    metrics = overrides.pop("metrics", None) or Address("127.0.0.1", free_port())
     config = farm.config_yaml(bind, directory, metrics={"bind": str(metrics)}, **overrides)
     proxy = RunningProxy(directory, config, bind, metrics)
     proxy.prefix = prefix

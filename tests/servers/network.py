@@ -8,10 +8,12 @@ nothing of it is seen outside, and nothing is left of it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 _SUBNET = "10.99.0."
 _ENTERED = "RDP_PROXY_OWN_NETWORK"
@@ -46,6 +48,34 @@ class Machine:
         for words in ("link set lo up", f"addr add {self.host}/24 dev eth0", "link set eth0 up"):
             _ip(words, self.prefix)
 
+    def join(self, other: Machine, near: Sequence[str], far: Sequence[str]) -> None:
+        """A cable to another machine, with the addresses of both ends."""
+        pids = self._process.pid, other._process.pid
+        _ip(f"link add name cable netns {pids[0]} type veth peer name cable netns {pids[1]}")
+        for machine, addresses in ((self, near), (other, far)):
+            machine.ip("link set cable up")
+            for address in addresses:
+                machine.ip(f"addr add {address} dev cable" + " nodad" * (":" in address))
+
+    def ip(self, words: str) -> None:
+        """A command of ip(8)."""
+        _ip(words, self.prefix)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Sockets that this thread makes inside the block are the machine's."""
+        here, there = (
+            os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
+            for process in ("thread-self", self._process.pid)
+        )
+        _set_namespace(there)
+        try:
+            yield
+        finally:
+            _set_namespace(here)
+            os.close(here)
+            os.close(there)
+
     def cut(self) -> None:
         """Pull the cable."""
         _ip(f"link set {self._link} down")
@@ -76,11 +106,22 @@ class Network:
         self.machines.append(Machine(len(self.machines)))
         return self.machines[-1]
 
+    def ip(self, words: str) -> None:
+        """A command of ip(8), here."""
+        _ip(words)
+
     def close(self) -> None:
         """Take all of it down."""
         for machine in self.machines:
             machine.close()
         _ip("link delete bridge0")
+
+
+def _set_namespace(namespace: int) -> None:
+    """setns(2), which Python has from 3.12 on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, 0x40000000):  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _ip(words: str, prefix: Sequence[str] = ()) -> None:

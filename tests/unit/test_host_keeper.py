@@ -15,7 +15,6 @@ from proxy.control import lookup, resolver
 from proxy.host_keeper import HostKeeper
 from proxy.routing import pool
 from proxy.settings import Settings
-from proxy.wire.tokens import RoutingToken, encode_msts, read_token
 from tests.unit.control.farm import FARM
 from tests.unit.control.name_server import NameServer, name_server
 
@@ -122,8 +121,7 @@ ADOPTING = FARM.replace(
 )
 
 
-def token(text: str) -> RoutingToken:
-    return read_token(encode_msts(Address.parse(text)))
+at = Address.parse
 
 
 async def test_a_host_that_a_token_names_in_the_networks_is_adopted_and_forgotten(
@@ -134,11 +132,11 @@ async def test_a_host_that_a_token_names_in_the_networks_is_adopted_and_forgotte
         told = list[int]()
         here.keeper.on_adopted = lambda: told.append(here.changes)
         routes = here.keeper.farm.routes["rdp"]
-        host = here.keeper.named_by(routes, token("10.0.4.7:3389"))
+        host = here.keeper.named_by(routes, at("10.0.4.7:3389"))
         assert host is not None
         assert (host.name, told) == ("[10.0.4.7]", [0])
-        assert here.keeper.named_by(routes, token("10.0.4.7:3389")) is host
-        assert here.keeper.named_by(routes, token("10.0.5.7:3389")) is None
+        assert here.keeper.named_by(routes, at("10.0.4.7:3389")) is host
+        assert here.keeper.named_by(routes, at("10.0.5.7:3389")) is None
         assert ("hosts_adopted", ("desktops",), 1) in list(here.keeper.samples())
         await here.until_changed(1)
         assert here.names().count("[10.0.4.7]") == 1
@@ -153,8 +151,8 @@ async def test_a_token_that_names_the_proxy_itself_names_nobody() -> None:
     bound = ADOPTING.replace("bind: 127.0.0.1:0", "bind: 127.0.0.1:3389")
     async with house(bound) as here:
         routes = here.keeper.farm.routes["rdp"]
-        assert here.keeper.named_by(routes, token("127.0.0.1:3389")) is None
-        assert here.keeper.named_by(routes, token("127.0.0.9:3389")) is not None
+        assert here.keeper.named_by(routes, at("127.0.0.1:3389")) is None
+        assert here.keeper.named_by(routes, at("127.0.0.9:3389")) is not None
 
 
 async def test_a_token_that_would_make_one_host_too_many_is_told_once_a_minute(
@@ -163,7 +161,7 @@ async def test_a_token_that_would_make_one_host_too_many_is_told_once_a_minute(
     monkeypatch.setattr(pool, "ADOPTED_MAX", 1)
     async with house(ADOPTING) as here:
         routes = here.keeper.farm.routes["rdp"]
-        found = [here.keeper.named_by(routes, token(f"10.0.4.{last}:3389")) for last in (7, 8, 9)]
+        found = [here.keeper.named_by(routes, at(f"10.0.4.{last}:3389")) for last in (7, 8, 9)]
         assert [host is not None for host in found] == [True, False, False]
     (line,) = [line for line in caplog.records if line.message == "adoption_refused"]
-    assert vars(line)["token_address"] == "10.0.4.8:3389"
+    assert vars(line)["host_address"] == "10.0.4.8:3389"

@@ -56,6 +56,17 @@ def test_an_ipv4_client_of_an_ipv6_listener_is_known_by_its_ipv4_address() -> No
     assert sockets.peer_of(("fe80::1%eth0", 5, 0, 2)) == Address("fe80::1", 5)
 
 
+@pytest.mark.parametrize(
+    ("bind", "dial"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.9")]
+)
+def test_without_nat_a_client_has_dialled_the_local_end(bind: str, dial: str) -> None:
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    with socket.create_server((bind, 0), family=family, dualstack_ipv6=bind == "::") as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection((dial, port)), listening.accept()[0] as accepted:
+            assert sockets.dialled(accepted) == Address(dial, port)
+
+
 def test_both_legs_have_no_delay_and_keepalive(listening: socket.socket) -> None:
     with socket.create_connection(listening.getsockname()) as sock:
         sockets.prepare(sock, 60)

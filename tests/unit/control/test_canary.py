@@ -74,9 +74,9 @@ class House:
         request = parse_connection_request(data)
         assert hasattr(request, "routing_token")
         assert request.routing_token is not None
-        host = self.routes.named_by(request.routing_token)
-        assert host is not None
         assert request.routing_token.address is not None
+        host = self.routes.named_by(request.routing_token.address)
+        assert host is not None
         self.tried.append(request.routing_token.address)
         to = self.leads(host)
         if isinstance(to, str):

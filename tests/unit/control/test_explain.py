@@ -47,6 +47,7 @@ def test_a_token_that_names_a_host_is_followed_alone() -> None:
     assert explanation.request["token address"] == "10.0.0.22:3389"
     assert verdicts(explanation) == {
         "token": "!token, rdsh02",
+        "destination": "not asked any more",
         "learned": "not asked any more",
         "pin": "not asked any more",
         "balance": "not asked any more",
@@ -70,6 +71,31 @@ def test_a_token_that_names_a_host_of_another_pool_decides_the_pool() -> None:
     explanation = told(token="10.0.1.1", user="bob")
     assert (explanation.pool, hosts(explanation)) == ("tools", ["tool01"])
     assert explanation.key == "user:bob"
+
+
+BY_DESTINATION = FARM.replace(
+    "  - name: second\n",
+    "    route_by: destination\n    vips: [192.0.2.80]\n  - name: second\n",
+)
+
+
+def test_a_client_that_dials_a_host_goes_there() -> None:
+    at = config.loads(BY_DESTINATION)
+    explanation = told(at, destination="10.0.0.22", pin="rdsh01")
+    assert verdicts(explanation)["destination"] == "!destination, rdsh02"
+    assert (explanation.reason, hosts(explanation)) == ("destination", ["rdsh02"])
+    assert told(at, destination="10.0.0.22", token="10.0.0.21").reason == "token"
+    refused = told(at, destination="10.66.6.6:3389")
+    assert (refused.reason, hosts(refused)) == ("destination_refused", [])
+    assert told(at, destination="192.0.2.80").reason == "balanced"
+
+
+def test_what_a_client_dials_does_not_matter_where_the_listener_does_not_go_by_it() -> None:
+    explanation = told(destination="10.0.0.22", pin="rdsh01")
+    assert explanation.reason == "pin"
+    assert any("no `route_by: destination`" in note for note in explanation.notes)
+    with pytest.raises(ValueError, match="not an IP address that a client dials"):
+        told(destination="rdsh01.example")
 
 
 def test_a_token_that_names_no_host_is_refused() -> None:

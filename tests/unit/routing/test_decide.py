@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.address import Address
 from proxy.routing.decide import RULES, Question, decide
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
 from proxy.routing.pool import Pool, Routes
@@ -16,6 +17,9 @@ from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import Balance, TokenPolicy, UnknownHost
 from proxy.wire.tokens import read_token
 from tests.unit.routing.farm import adopting, farm_of, pool, routes, token_for
+
+STRANGER = Address("192.0.2.9", 3389)
+REFUSING = (Reason.TOKEN_REFUSED, Reason.DESTINATION_REFUSED, Reason.NO_HOST)
 
 
 def names(decision: Decision) -> list[str]:
@@ -73,7 +77,7 @@ def test_a_token_is_honoured_that_names_an_adopted_host() -> None:
     farm = farm_of(adopting("10.0.4.0/24"))
     token, listener, home = token_for("10.0.4.7"), farm.routes["rdp"], farm.pools["desktops"]
     assert decide(Question(listener, home, token)).fate is TokenFate.UNKNOWN_HOST
-    farm.adopt(listener, token, 0.0)
+    farm.adopt(listener, Address("10.0.4.7", 3389), 0.0)
     decision = decide(Question(listener, home, token, key="k", pin="a"))
     assert (names(decision), decision.fate) == (["[10.0.4.7]"], TokenFate.HONOURED)
     pinned = decide(Question(listener, home, key="k", pin="[10.0.4.7]"))
@@ -85,6 +89,35 @@ def test_an_unknown_token_goes_on_with_the_pin_where_the_operator_says_ignore() 
     decision = decide(Question(routes(farm), farm, token_for("192.0.2.9"), key="k", pin="c"))
     assert names(decision)[0] == "c"
     assert (decision.reason, decision.fate) == (Reason.PIN, TokenFate.UNKNOWN_HOST)
+
+
+def test_a_client_goes_to_the_host_whose_address_it_has_dialled() -> None:
+    office, cad = pool("office"), pool("cad", net="10.0.1.")
+    listener = routes(office, cad, collections={"CAD": "cad"})
+    host = cad.hosts[1]
+    host.up, host.wish = False, Wish(Will.DRAIN)
+    decision = decide(Question(listener, office, destination=host.address, key="k", pin="a"))
+    assert (decision.candidates, decision.pool) == ((host,), cad)
+    assert (decision.reason, decision.fate) == (Reason.DESTINATION, TokenFate.ABSENT)
+
+
+def test_a_token_says_more_than_what_the_client_has_dialled() -> None:
+    farm = pool(token=TokenPolicy(unknown_host=UnknownHost.IGNORE))
+    dialled = farm.hosts[2].address
+    decision = decide(Question(routes(farm), farm, token_for(farm.hosts[1]), dialled))
+    assert (names(decision), decision.reason) == (["b"], Reason.TOKEN)
+    for text in (token_for("192.0.2.1"), read_token(b"Cookie: msts=77")):
+        decision = decide(Question(routes(farm), farm, text, dialled))
+        assert (names(decision), decision.reason) == (["c"], Reason.DESTINATION)
+
+
+def test_a_client_that_dialled_no_host_is_refused_unless_the_operator_says_ignore() -> None:
+    farm = pool()
+    decision = decide(Question(routes(farm), farm, destination=STRANGER, key="k", pin="a"))
+    assert (names(decision), decision.reason) == ([], Reason.DESTINATION_REFUSED)
+    farm = pool(token=TokenPolicy(unknown_host=UnknownHost.IGNORE))
+    decision = decide(Question(routes(farm), farm, destination=STRANGER, key="k", pin="a"))
+    assert (names(decision)[0], decision.reason) == ("a", Reason.PIN)
 
 
 def test_an_opaque_token_goes_to_the_host_that_issued_it_where_that_is_known() -> None:
@@ -196,7 +229,7 @@ def test_every_rule_that_has_no_decision_says_why() -> None:
     listener = routes(farm)
     questions = [
         Question(listener, farm),
-        Question(listener, farm, token_for("192.0.2.9"), key="k"),
+        Question(listener, farm, token_for("192.0.2.9"), STRANGER, key="k"),
         Question(listener, farm, read_token(b"Cookie: msts=1"), key="k", pin="a"),
     ]
     for question, (name, rule) in product(questions, RULES.items()):
@@ -227,6 +260,7 @@ def questions(draw: st.DrawFn) -> tuple[Routes, Question]:
         listener,
         home,
         token,
+        draw(st.none() | st.sampled_from([*(host.address for host in every), STRANGER])),
         draw(st.none() | st.text(max_size=3)),
         draw(st.none() | st.sampled_from(home.hosts)),
         draw(st.none() | st.sampled_from("abcdz")),
@@ -242,9 +276,9 @@ def test_the_invariants_of_a_decision_hold(asked: tuple[Routes, Question]) -> No
     every = [host for farm in listener.pools for host in farm.hosts]
     assert set(decision.candidates) <= set(every)
     assert len(set(decision.candidates)) == len(decision.candidates)
-    if decision.reason in (Reason.TOKEN, Reason.TOKEN_LEARNED):
+    if decision.reason in (Reason.TOKEN, Reason.TOKEN_LEARNED, Reason.DESTINATION):
         assert len(decision.candidates) == 1
-    elif decision.reason in (Reason.TOKEN_REFUSED, Reason.NO_HOST):
+    elif decision.reason in REFUSING:
         assert not decision.candidates
     else:
         first_by_pin = decision.reason is Reason.PIN
@@ -267,14 +301,16 @@ def test_no_address_outside_the_networks_is_ever_a_candidate(
     farm = farm_of(adopting(network, hosts=2))
     listener, home = farm.routes["rdp"], farm.pools["desktops"]
     for address, port in product(addresses, [*ports, 3389]):
-        token = token_for(str(address), port)
-        known = listener.named_by(token) or farm.adopt(listener, token, 0.0)
-        decision = decide(Question(listener, home, token, key="k"))
+        named = Address(str(address), port)
+        known = listener.named_by(named) or farm.adopt(listener, named, 0.0)
+        by_token = decide(Question(listener, home, token_for(str(address), port), key="k"))
+        by_destination = decide(Question(listener, home, destination=named, key="k"))
         inside = address in ip_network(network) and port == 3389
+        assert by_token.candidates == by_destination.candidates
         if known is None:
-            assert (decision.candidates, inside) == ((), False)
+            assert (by_token.candidates, inside) == ((), False)
         else:
-            assert decision.candidates == (known,)
+            assert by_token.candidates == (known,)
             assert known.address == (str(address), port)
             assert inside or known.address in {host.address for host in listed}
         for host in decide(Question(listener, home, key="k")).candidates:

@@ -7,8 +7,7 @@ from typing import Any
 from proxy.address import Address
 from proxy.routing.farm import Farm
 from proxy.settings import Settings
-from proxy.wire.tokens import encode_msts, read_token
-from tests.unit.routing.farm import adopting, farm_of, pool, token_for
+from tests.unit.routing.farm import adopting, farm_of, pool
 
 LISTENER = {"name": "rdp", "bind": "127.0.0.1:3389", "pool": "desktops"}
 
@@ -37,7 +36,7 @@ def names(farm: Farm) -> list[str]:
 
 def routed(farm: Farm, ip: str, listener: str = "rdp") -> str | None:
     """Where a token for an address leads."""
-    host = farm.routes[listener].named_by(read_token(encode_msts(Address(ip, 3389))))
+    host = farm.routes[listener].named_by(Address(ip, 3389))
     return host.name if host else None
 
 
@@ -148,12 +147,11 @@ def test_an_answer_that_came_before_the_configuration_serves_it_at_once() -> Non
 
 def test_a_token_brings_a_host_of_the_networks_into_the_farm_for_a_while() -> None:
     farm = farm_of(pool("redirectors"), adopting("10.0.4.0/24", net="10.0.1."))
-    listener, token = farm.routes["rdp"], token_for("10.0.4.7")
-    assert farm.adopt(listener, token_for("10.0.5.7"), 0.0) is None
-    assert farm.adopt(listener, read_token(b"Cookie: msts=77"), 0.0) is None
-    host = farm.adopt(listener, token, 0.0)
+    listener, address = farm.routes["rdp"], Address("10.0.4.7", 3389)
+    assert farm.adopt(listener, Address("10.0.5.7", 3389), 0.0) is None
+    host = farm.adopt(listener, address, 0.0)
     assert host is not None
-    assert (host.pool, listener.named_by(token)) == ("desktops", host)
+    assert (host.pool, listener.named_by(address)) == ("desktops", host)
     farm.expire(1e6)
     assert farm.forget()
-    assert listener.named_by(token) is None
+    assert listener.named_by(address) is None

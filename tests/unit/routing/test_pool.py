@@ -10,8 +10,8 @@ from proxy.routing.agent import AgentWord
 from proxy.routing.pool import ADOPTED_KEPT_S, Host, Pool
 from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import HostSettings, PoolSettings
-from proxy.wire.tokens import encode_msts, read_token
-from tests.unit.routing.farm import adopting, pool, routes, token_for
+from proxy.wire.tokens import read_token
+from tests.unit.routing.farm import adopting, pool, routes
 
 
 def host(weight: int = 100) -> Host:
@@ -196,7 +196,7 @@ def test_an_adopted_host_gives_way_to_one_that_is_listed_at_its_address() -> Non
     listed = HostSettings(name="new", address=AUTOSCALED)
     farm.change(farm.settings.model_copy(update={"hosts": (listed,)}), {})
     assert old.leaving
-    assert routes(farm).named_by(token_for(AUTOSCALED.host)) is farm.by_name["new"]
+    assert routes(farm).named_by(AUTOSCALED) is farm.by_name["new"]
 
 
 def test_an_adopted_host_is_at_the_port_that_its_last_token_named() -> None:
@@ -221,15 +221,13 @@ def test_a_connection_from_before_brings_its_adopted_host_with_it() -> None:
 def test_the_pool_whose_networks_have_an_address_is_its_adopter() -> None:
     office, cad = adopting("10.0.4.0/24", name="office"), adopting("10.0.5.0/24", name="cad")
     listener = routes(office, cad, token_pools=("cad",))
-    assert listener.adopter_of(token_for("10.0.5.1")) is cad
-    assert listener.adopter_of(token_for("10.0.6.1")) is None
-    assert listener.adopter_of(read_token(b"Cookie: msts=77")) is None
+    assert listener.adopter_of(Address("10.0.5.1", 3389)) is cad
+    assert listener.adopter_of(Address("10.0.6.1", 3389)) is None
 
 
-def test_a_token_names_a_host_by_any_of_its_names() -> None:
+def test_an_address_names_a_host_by_any_of_its_names() -> None:
     farm = named("192.0.2.1:3389", rdsh=["10.0.0.21"])
-    token = read_token(encode_msts(Address("192.0.2.1", 3389)))
-    assert routes(farm).named_by(token) is farm.hosts[0]
+    assert routes(farm).named_by(Address("192.0.2.1", 3389)) is farm.hosts[0]
 
 
 def test_a_token_names_who_stays_before_who_leaves() -> None:
@@ -237,20 +235,16 @@ def test_a_token_names_who_stays_before_who_leaves() -> None:
     for each in old.hosts:
         each.live = 1
     listener = routes(old, new, collections={"new": "new"})
-    assert listener.named_by(token_for(old.hosts[0])) is old.hosts[0]
+    assert listener.named_by(old.hosts[0].address) is old.hosts[0]
     old.leave()
     listener.index()
-    assert listener.named_by(token_for(old.hosts[0])) is new.hosts[0]
-
-
-def test_an_opaque_token_names_nobody() -> None:
-    assert routes(pool()).named_by(read_token(b"Cookie: msts=77")) is None
+    assert listener.named_by(old.hosts[0].address) is new.hosts[0]
 
 
 def test_the_first_pool_wins_where_two_hold_one_address() -> None:
     first, second = pool("first"), pool("second")
     listener = routes(first, second, collections={"two": "second"})
-    assert listener.named_by(token_for(second.hosts[0])) is first.hosts[0]
+    assert listener.named_by(second.hosts[0].address) is first.hosts[0]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +276,7 @@ def test_a_collection_is_known_by_the_name_that_the_configuration_gives_it() -> 
 def test_tokens_lead_to_pools_that_nothing_else_leads_to() -> None:
     redirectors, desktops = pool("redirectors"), pool("desktops", net="10.0.1.")
     listener = routes(redirectors, desktops, token_pools=("desktops",))
-    assert listener.named_by(token_for(desktops.hosts[1])) is desktops.hosts[1]
+    assert listener.named_by(desktops.hosts[1].address) is desktops.hosts[1]
     assert [each.name for each in listener.pools] == ["redirectors", "desktops"]
     assert listener.pool_of(None) is redirectors
 

@@ -171,7 +171,11 @@ class Stage:
         self._numbers = iter(range(1, 10_000))
 
     def visit(
-        self, *, source: str = "203.0.113.7", line: bytes | None = None
+        self,
+        *,
+        source: str = "203.0.113.7",
+        line: bytes | None = None,
+        destination: Address | None = None,
     ) -> tuple[Visit, socket.socket]:
         """A client that has sent its request; its far end is returned beside the visit."""
         near, far = socket.socketpair()
@@ -191,6 +195,7 @@ class Stage:
                 record,
                 request.routing_token,
                 self.pool,
+                destination,
             ),
             far,
         )

@@ -7,18 +7,20 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
 from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.errors import Cause, LimitError, Side
+from proxy.routing.model import Reason
 from proxy.routing.pool import Routes
 from proxy.server.connection import Reception
 from proxy.server.gate import Gate
 from proxy.server.record import Ending, Phase
 from proxy.server.table import ConnectionTable
-from proxy.settings import LimitSettings, ListenerSettings, ProxyProtocolSettings
+from proxy.settings import LimitSettings, ListenerSettings, ProxyProtocolSettings, RouteBy
 from proxy.wire.proxy_protocol import encode_proxy_v2
 from proxy.wire.x224 import encode_connection_request
 from tests.unit.server.stage import Clock, Stage
@@ -232,6 +234,22 @@ async def test_behind_a_trusted_balancer_the_header_says_who_the_client_is() -> 
         assert ending == Ending(Phase.ACCEPT, Side.LOCAL, Cause.LIMIT)
         ending, _ = await d.visit(REQUEST, proxy_protocol=trusted)
         assert ending == Ending(Phase.REQUEST, Side.CLIENT, Cause.PROXY_HEADER_MISSING)
+
+
+async def test_the_header_also_says_which_host_the_client_has_dialled() -> None:
+    trusted = ProxyProtocolSettings(trusted=(ip_network("203.0.113.0/24"),))
+    more: dict[str, Any] = {"proxy_protocol": trusted, "route_by": RouteBy.DESTINATION}
+    client = Address("127.0.0.9", 40000)
+    async with door() as d:
+        host = d.farm.hosts[0].address
+        await d.visit(encode_proxy_v2(client, host) + REQUEST, **more)
+        (row,) = d.table.rows.values()
+        assert (row.record.reason, row.record.destination) == (Reason.DESTINATION, host)
+        assert row.came_from_broker
+        stranger = Address("192.0.2.9", 3389)
+        ending, _ = await d.visit(encode_proxy_v2(client, stranger) + REQUEST, **more)
+        assert ending == Ending(Phase.PLACE, Side.LOCAL, Cause.DESTINATION_UNKNOWN_HOST)
+        assert d.is_even()
 
 
 @pytest.mark.parametrize(

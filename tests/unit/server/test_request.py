@@ -11,7 +11,7 @@ import pytest
 
 from proxy.address import Address
 from proxy.errors import Cause, ClientError, WireError
-from proxy.server.request import read_client, read_request
+from proxy.server.request import read_proxy_header, read_request
 from proxy.wire.proxy_protocol import encode_proxy_v1, encode_proxy_v2
 from proxy.wire.x224 import encode_connection_request
 
@@ -63,16 +63,18 @@ async def test_a_proxy_header_names_the_client(
 ) -> None:
     near, far = pair
     far.send(header + REQUEST)
-    assert await read_client(near, BALANCER, inf) == CLIENT
+    told = await read_proxy_header(near, inf)
+    assert (told.source, told.destination) == (CLIENT, PUBLIC)
     assert (await read_request(near, inf)).raw == REQUEST
 
 
-async def test_a_balancers_own_check_keeps_its_address(
+async def test_a_balancers_own_check_names_nobody(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = pair
     far.send(encode_proxy_v2(None, None))
-    assert await read_client(near, BALANCER, inf) == BALANCER
+    told = await read_proxy_header(near, inf)
+    assert (told.source, told.destination) == (None, None)
 
 
 async def test_a_trusted_source_without_a_header_is_refused(
@@ -81,7 +83,7 @@ async def test_a_trusted_source_without_a_header_is_refused(
     near, far = pair
     far.send(REQUEST)
     with pytest.raises(WireError) as refused:
-        await read_client(near, BALANCER, inf)
+        await read_proxy_header(near, inf)
     assert refused.value.cause is Cause.PROXY_HEADER_MISSING
 
 

@@ -82,6 +82,10 @@ def by_token(text: str = TOKEN) -> dict[str, Any]:
     return {"token": text, "fate": TokenFate.HONOURED, "reason": Reason.TOKEN}
 
 
+def by_destination(host: str = "10.0.0.2") -> dict[str, Any]:
+    return {"destination": Address(host, 3389), "reason": Reason.DESTINATION}
+
+
 @pytest.fixture
 def house() -> House:
     return House()
@@ -111,6 +115,21 @@ def test_a_redirected_client_that_glances_is_suspected(house: House) -> None:
     house.login("a", user="alice")
     house.glance("b", **by_token())
     assert house.told == [(Sign.CERTIFICATE_MISMATCH, "b")]
+
+
+def test_a_client_that_was_redirected_by_address_and_glances_is_suspected(house: House) -> None:
+    house.login("a", user="alice")
+    house.glance("b", user="alice", **by_destination())
+    assert house.told == [(Sign.CERTIFICATE_MISMATCH, "b")]
+
+
+@pytest.mark.parametrize("before", [{"user": "bob"}, {"user": "alice", **by_destination()}])
+def test_nobody_is_suspected_who_dials_a_host_by_himself(
+    house: House, before: dict[str, Any]
+) -> None:
+    house.login("b", **before)
+    house.glance("b", user="alice", **by_destination())
+    assert house.told == []
 
 
 def test_a_good_login_is_not_suspected_at_any_of_its_steps(house: House) -> None:
@@ -177,6 +196,20 @@ def test_a_client_that_tokens_send_on_and_on_is_a_loop(house: House) -> None:
         house.login("bc"[number % 2], after_s=1, **by_token((TOKEN, OTHER_TOKEN)[number % 2]))
     assert house.told == [(Sign.REDIRECT_LOOP, "b")]
     assert house.observed.signs[0][2] == {"hops": LOOP_HOPS, "within_s": 60.0}
+
+
+def test_a_client_that_is_sent_to_one_address_after_the_other_is_a_loop(house: House) -> None:
+    house.login("a", user="alice")
+    for number in range(LOOP_HOPS):
+        sent = by_destination(f"10.0.0.{2 + number % 2}")
+        house.login("bc"[number % 2], after_s=1, user="alice", **sent)
+    assert house.told == [(Sign.REDIRECT_LOOP, "b")]
+
+
+def test_a_client_that_dials_one_host_again_and_again_is_no_loop(house: House) -> None:
+    for _ in range(2 * LOOP_HOPS):
+        house.login("b", after_s=1, user="alice", **by_destination())
+    assert house.told == []
 
 
 def test_logins_that_are_redirected_once_each_are_no_loop(house: House) -> None:
