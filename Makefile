@@ -14,7 +14,7 @@ UNIT := --numprocesses auto --dist worksteal tests/unit tests/fuzz tests/test_ho
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := chromium freerdp2-shadow-x11 freerdp2-x11 openssl rdesktop xrdp xvfb
 DEPLOY_PACKAGES := buildah debootstrap prometheus systemd
-STORE_PACKAGES := iproute2 nftables redis-sentinel redis-server redis-tools
+STORE_PACKAGES := haproxy iproute2 nftables redis-sentinel redis-server redis-tools
 NAME_PACKAGES := dnsmasq-base
 BENCH_PACKAGES := haproxy nginx libnginx-mod-stream gcc libc6-dev iproute2
 

@@ -5,14 +5,15 @@
 Three machines, in networks that this program makes for itself: clients, the proxy, and the session
 hosts, which only the proxy reaches. The clients' way to the hosts' network leads to the proxy's
 machine, which forwards nothing. The broker redirects by address, so a redirected client dials its
-host itself. The same logins are played three times:
+host itself. The same logins are played four times:
 
-    nothing     the proxy's machine does nothing about such connections
-    tokens      deploy/nftables/rdp-proxy.nft brings them to the proxy, which goes by tokens
-    destination the same, and the listener has `route_by: destination`
+    nothing      the proxy's machine does nothing about such connections
+    tokens       deploy/nftables/rdp-proxy.nft brings them to the proxy, which goes by tokens
+    destination  the same, and the listener has `route_by: destination`
+    balancer     the rules bring them to HAProxy, which tells the proxy in a PROXY header
 
-What became of the logins is printed, one line a play; the code is 1 where one failed in the last,
-or none in the others, for then the first two would have shown nothing.
+What became of the logins is printed, one line a play; the code is 1 where one failed in the last
+two, or none in the others, for then those would have shown nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,19 @@ from proxy.wire.x224 import encode_connection_request
 from tests.integration.running import RunningProxy, running
 from tests.servers.network import Machine, Network, enter_own_network
 
-PLAYS = ("nothing", "tokens", "destination")
+PLAYS = ("nothing", "tokens", "destination", "balancer")
+GOOD = PLAYS[2:]
 HOSTS = 4
 USERS = 12
 RDP = 3389
+BEHIND = 3390  # where the proxy listens when a balancer has its place
 RULES = Path(__file__).parents[2] / "deploy" / "nftables" / "rdp-proxy.nft"
 _HOSTS4, _HOSTS6 = "10.98.0.", "fd00:98::"
 _CLIENTS = "10.99.0."
 
 
 @contextmanager
-def _machines() -> Iterator[tuple[Machine, Machine]]:
+def machines() -> Iterator[tuple[Machine, Machine]]:
     """The proxy's, and the hosts', which nothing else reaches."""
     with ExitStack() as stack:
         network = Network()
@@ -71,7 +74,7 @@ def _at_ipv6(host: SessionHost) -> str:
     return _HOSTS6 + host.address.host.removeprefix(_HOSTS4)
 
 
-def _bring_here(router: Machine) -> None:
+def bring_here(router: Machine) -> None:
     """Load the rules that the project ships, for these networks."""
     rules = RULES.read_text()
     for theirs, ours in (("10.0.0.0/24", f"{_HOSTS4}0/24"), ("fd00:0:0:10::/64", f"{_HOSTS6}/64")):
@@ -82,16 +85,17 @@ def _bring_here(router: Machine) -> None:
 
 
 @asynccontextmanager
-async def _proxy(
-    farm: Farm, router: Machine, directory: Path, route_by: str
+async def proxy_on(
+    router: Machine, farm: Farm, directory: Path, port: int = RDP, **listener: object
 ) -> AsyncIterator[RunningProxy]:
+    """rdp-proxy on its machine; hosts have IPv6 addresses by which they may be named, too."""
     async with running(
         farm,
         directory,
         prefix=router.prefix,
-        bind=Address("::", RDP),
+        bind=Address("::", port),
         metrics=Address(router.host, 9389),
-        listener={"route_by": route_by},
+        listener=listener,
         pool={
             "hosts": [
                 {
@@ -104,6 +108,36 @@ async def _proxy(
         },
     ) as proxy:
         yield proxy
+
+
+@asynccontextmanager
+async def _balancer(router: Machine, directory: Path) -> AsyncIterator[None]:
+    """HAProxy in the proxy's place, in front of it."""
+    file = directory / "haproxy.cfg"
+    file.write_text(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
+        f"listen rdp\n bind 0.0.0.0:{RDP}\n server proxy {router.host}:{BEHIND} send-proxy-v2\n"
+    )
+    with (directory / "haproxy.log").open("wb") as log:
+        child = await asyncio.create_subprocess_exec(
+            *(*router.prefix, "haproxy", "-db", "-f", str(file)), stdout=log, stderr=log
+        )
+    try:
+        await _until_accepted(Address(router.host, RDP))
+        yield
+    finally:
+        child.terminate()
+        await child.wait()
+
+
+async def _until_accepted(address: Address) -> None:
+    async with asyncio.timeout(10.0):
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(*address)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
 
 
 async def _log_in(farm: Farm, door: Address, logins: int) -> list[LoginResult]:
@@ -152,19 +186,29 @@ async def play(logins: int) -> bool:
     """Play all; whether each went as it should."""
     good = True
     async with AsyncExitStack() as stack:
-        router, machine = stack.enter_context(_machines())
+        router, machine = stack.enter_context(machines())
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         with machine.entered():
             started = Farm.start(HOSTS, redirect="address", base=_HOSTS4, port=RDP)
             farm = await stack.enter_async_context(started)
         for what in PLAYS:
             if what == "tokens":
-                _bring_here(router)
+                bring_here(router)
             state = Path(directory, what)
             state.mkdir()
-            route_by = "destination" if what == "destination" else "token"
-            async with _proxy(farm, router, state, route_by) as proxy:
+            by_destination = what in GOOD
+            listener: dict[str, object] = {"route_by": "destination" if by_destination else "token"}
+            port = RDP
+            async with AsyncExitStack() as running_now:
+                if what == "balancer":
+                    port = BEHIND
+                    listener["proxy_protocol"] = {"trusted": [f"{router.host}/32"]}
+                    await running_now.enter_async_context(_balancer(router, state))
+                proxy = await running_now.enter_async_context(
+                    proxy_on(router, farm, state, port, **listener)
+                )
                 results = await _log_in(farm, Address(router.host, RDP), logins)
+                # HAProxy 2.6 finds what was dialled where it listens on IPv4 alone.
                 six = await _dial_ipv6(farm, proxy) if what == "destination" else None
             good = _judge(what, results, six) and good
     return good
@@ -178,7 +222,9 @@ def _judge(what: str, results: list[LoginResult], six: int | None) -> bool:
     print(f"{what}: {len(results)} logins, {redirected} redirected; failed: {words}{also}")  # noqa: T201
     if not redirected:
         return False
-    return (not failed and six == HOSTS) if what == "destination" else bool(failed)
+    if what == "destination" and six != HOSTS:
+        return False
+    return not failed if what in GOOD else bool(failed)
 
 
 def main() -> int:
