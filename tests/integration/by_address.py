@@ -45,7 +45,7 @@ USERS = 12
 RDP = 3389
 BEHIND = 3390  # where the proxy listens when a balancer has its place
 RULES = Path(__file__).parents[2] / "deploy" / "nftables" / "rdp-proxy.nft"
-_HOSTS4, _HOSTS6 = "10.98.0.", "fd00:98::"
+HOSTS4, _HOSTS6 = "10.98.0.", "fd00:98::"
 _CLIENTS = "10.99.0."
 
 
@@ -57,13 +57,13 @@ def machines() -> Iterator[tuple[Machine, Machine]]:
         stack.callback(network.close)
         router, hosts = network.machine(), network.machine()
         hosts.cut()
-        addresses = [f"{_HOSTS4}{number}/24" for number in range(11, 11 + HOSTS)]
-        router.join(hosts, [f"{_HOSTS4}1/24", f"{_HOSTS6}1/64"], addresses)
+        addresses = [f"{HOSTS4}{number}/24" for number in range(11, 11 + HOSTS)]
+        router.join(hosts, [f"{HOSTS4}1/24", f"{_HOSTS6}1/64"], addresses)
         router.ip("addr add fd00:99::10/64 dev eth0 nodad")
         network.ip("addr add fd00:99::1/64 dev bridge0 nodad")
         for number in range(USERS):
             network.ip(f"addr add {_CLIENTS}{100 + number}/24 dev bridge0")
-        network.ip(f"route add {_HOSTS4}0/24 via {router.host}")
+        network.ip(f"route add {HOSTS4}0/24 via {router.host}")
         network.ip(f"route add {_HOSTS6}/64 via fd00:99::10")
         command = [*router.prefix, "sysctl", "-qw", "net.ipv4.ip_forward=0"]
         subprocess.run(command, check=True)
@@ -71,13 +71,13 @@ def machines() -> Iterator[tuple[Machine, Machine]]:
 
 
 def _at_ipv6(host: SessionHost) -> str:
-    return _HOSTS6 + host.address.host.removeprefix(_HOSTS4)
+    return _HOSTS6 + host.address.host.removeprefix(HOSTS4)
 
 
 def bring_here(router: Machine) -> None:
     """Load the rules that the project ships, for these networks."""
     rules = RULES.read_text()
-    for theirs, ours in (("10.0.0.0/24", f"{_HOSTS4}0/24"), ("fd00:0:0:10::/64", f"{_HOSTS6}/64")):
+    for theirs, ours in (("10.0.0.0/24", f"{HOSTS4}0/24"), ("fd00:0:0:10::/64", f"{_HOSTS6}/64")):
         assert theirs in rules
         rules = rules.replace(theirs, ours)
     command = [*router.prefix, "nft", "-f", "-"]
@@ -189,7 +189,7 @@ async def play(logins: int) -> bool:
         router, machine = stack.enter_context(machines())
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         with machine.entered():
-            started = Farm.start(HOSTS, redirect="address", base=_HOSTS4, port=RDP)
+            started = Farm.start(HOSTS, redirect="address", base=HOSTS4, port=RDP)
             farm = await stack.enter_async_context(started)
         for what in PLAYS:
             if what == "tokens":
