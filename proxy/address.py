@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?\.?", re.IGNORECASE | re.ASCII)
+_WILDCARDS = {"0.0.0.0": False, "::": True}  # -> is IPv6
 _ENDS_IN_NUMBER = re.compile(r"(.*\.)?[0-9]+\.?", re.ASCII)
 
 
@@ -43,6 +44,15 @@ class Address(NamedTuple):
     def is_ip(self) -> bool:
         """Whether `host` is an IP address, not a DNS name."""
         return _is_ip(self.host)
+
+    def overlaps(self, other: Address) -> bool:
+        """Whether the system cannot give both of two addresses to listen on to different owners."""
+        if self.port != other.port or self.port == 0:  # port 0 is a free one each time
+            return False
+        return self.host == other.host or any(
+            wild.host in _WILDCARDS and _WILDCARDS[wild.host] == (":" in narrow.host)
+            for wild, narrow in ((self, other), (other, self))
+        )
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

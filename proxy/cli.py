@@ -148,10 +148,13 @@ def _check(args: argparse.Namespace) -> int:
     )
     say(f"{args.file}: ok, {', '.join(counts)}")
     if args.against is not None:
-        found = config.changes(load(args.against), settings)
+        in_force = load(args.against)
+        found = config.changes(in_force, settings)
         say(f"{number(len(found), 'change')} against {args.against}")
         for change in found:
             say(f"  {change}")
+        if clashes := config.clashes(in_force, settings):
+            raise CommandError("\n".join(f"a reload refuses it: {clash}" for clash in clashes))
     return OK
 
 

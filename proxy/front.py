@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from proxy.affinity.store import AffinityStore
 from proxy.capacity import default_relays, raise_open_files
-from proxy.config.changes import Change, changes, in_force
+from proxy.config.changes import Change, changes, clashes, in_force
 from proxy.control.agents import AgentMonitor
 from proxy.control.canary import Canary, Door
 from proxy.control.health import HealthMonitor
@@ -266,6 +266,8 @@ class Front:
             StartError: a listener's address cannot be had; all is as before.
         """
         found = await asyncio.to_thread(changes, self.settings, settings)
+        if clash := clashes(self.settings, settings):
+            raise StartError("; ".join(clash))
         settings = in_force(self.settings, settings)
         await self._bind(settings)
         await self.hosts.prepare(settings)

@@ -38,12 +38,10 @@ class Listeners:
     async def bind(self, wanted: Iterable[ListenerSettings]) -> None:
         """Have the sockets of all listeners that are not open yet.
 
-        IPv4 comes first: "::" takes what is left of its port, which may be both families.
-
         Raises:
             OSError: an address cannot be had; the message names the listener. All is as before.
         """
-        for settings in sorted(wanted, key=lambda it: ":" in it.bind.host):
+        for settings in wanted:
             place = settings.name, settings.bind
             if place in self._open:
                 continue

@@ -1,12 +1,16 @@
 """ListeningSockets: the parent's, so that their queues of clients outlive every front.
 
 Standard library only. An address that is asked for again is the same socket.
+
+Addresses of one port may cover each other, as all of them do while a listener moves from "0.0.0.0"
+to "::" or to one address: the system gives a client to the socket that is bound most narrowly, and
+to the next one when that is closed. (Observed: Linux 6.)
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 BACKLOG = 4096
 
@@ -26,8 +30,8 @@ class ListeningSockets:
             OSError, OverflowError: the address cannot be had.
         """
         if (host, port) not in self._sockets:
-            alone = ("0.0.0.0", port) not in self._sockets
-            self._sockets[host, port] = _open(host, port, dual_stack=alone)
+            beside = [sock for place, sock in self._sockets.items() if port and place[1] == port]
+            self._sockets[host, port] = _open(host, port, beside)
         return self._sockets[host, port].fileno()
 
     def close(self, host: str, port: int) -> None:
@@ -53,13 +57,17 @@ class ListeningSockets:
             self._sockets[host, port] = sock
 
 
-def _open(host: str, port: int, *, dual_stack: bool) -> socket.socket:
+def _open(host: str, port: int, beside: Iterable[socket.socket]) -> socket.socket:
+    """A socket that listens there; those `beside` it, which have the port already, allow it to."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if host == "::":  # serves IPv4 clients, too, unless another listener does
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+        if host == "::":  # serves IPv4 clients, too
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        for one in beside:  # others of this user might then share the port: nobody else can
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except BaseException:

@@ -12,8 +12,8 @@ sections (`checks`), both of which blame a place -> problems in plain words (`me
 `proxy.config.reference` writes docs/reference/configuration.md.
 """
 
-from proxy.config.changes import changes
+from proxy.config.changes import changes, clashes
 from proxy.config.loading import load, loads, read, warnings
 from proxy.config.shape import schema
 
-__all__ = ["changes", "load", "loads", "read", "schema", "warnings"]
+__all__ = ["changes", "clashes", "load", "loads", "read", "schema", "warnings"]

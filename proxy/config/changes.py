@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from proxy.address import Address
 from proxy.config.document import Tree
 from proxy.settings import Settings
 
@@ -75,6 +76,19 @@ def in_force(old: Settings, new: Settings) -> Settings:
         live = [key for key in type(after).model_fields if f"{section}.{key}" in LIVE]
         kept[section] = before.model_copy(update={key: getattr(after, key) for key in live})
     return new.model_copy(update=kept)
+
+
+def clashes(old: Settings, new: Settings) -> list[str]:
+    """Why a proxy that runs with `old` cannot take `new`: a listener is to have an address that a
+    part which waits still has."""
+    return [
+        f"listener {listener.name!r} cannot have {listener.bind}: {section}.bind is {bind} until "
+        "the next start or upgrade"
+        for section, bind in (("metrics", old.metrics.bind), ("admin", old.admin.bind))
+        if isinstance(bind, Address)
+        for listener in new.listeners
+        if bind.overlaps(listener.bind)
+    ]
 
 
 def summary(found: Sequence[Change]) -> dict[str, object]:

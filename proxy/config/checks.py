@@ -30,7 +30,6 @@ from proxy.settings import AdminSettings, MetricsSettings, TokenPolicy
 from proxy.wire.tokens import normal_alias
 
 _PORT = whole(1, 65_535)
-_WILDCARDS = {"0.0.0.0": False, "::": True}  # -> is IPv6
 
 
 def faults(root: Node) -> Iterator[Fault]:
@@ -137,19 +136,10 @@ def _shared_binds(root: Node) -> Iterator[Fault]:
             who = f"listener {listener.text('name') or '?'!r}"
             binds.append((listener.place_of(("bind",)), who, address))
     for place, who, address in sorted(binds):
-        other = next((owner for used, owner in taken if _overlap(used, address)), None)
+        other = next((owner for used, owner in taken if used.overlaps(address)), None)
         if other is not None:
             yield Fault(place, f"bind: {address} is taken by {other} already")
         taken.append((address, who))
-
-
-def _overlap(one: Address, other: Address) -> bool:
-    if one.port != other.port or one.port == 0:  # port 0 is a free one each time
-        return False
-    return one.host == other.host or any(
-        wild.host in _WILDCARDS and _WILDCARDS[wild.host] == (":" in narrow.host)
-        for wild, narrow in ((one, other), (other, one))
-    )
 
 
 def _disputed_tokens(listeners: list[Node], pools: list[Node]) -> Iterator[Fault]:

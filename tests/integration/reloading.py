@@ -89,7 +89,8 @@ class World:
         return is_gone
 
     def is_refused(self, address: Address) -> bool:
-        with socket.socket() as sock:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        with socket.socket(family) as sock:
             return sock.connect_ex(address) != 0
 
     @asynccontextmanager

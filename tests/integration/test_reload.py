@@ -99,6 +99,27 @@ async def test_an_address_that_is_taken_refuses_the_whole_file(tmp_path: Path) -
         assert await w.log_in("alice", free) in w.farm.hosts
 
 
+async def test_a_listener_may_move_between_one_address_and_all_of_them(tmp_path: Path) -> None:
+    port = free_port()
+    four, six = Address("127.0.0.1", port), Address("::1", port)
+    async with reloading(tmp_path) as w:
+        for host in ("0.0.0.0", "::", "127.0.0.1", "0.0.0.0"):
+            told = await w.reload(w.with_listeners(("moves", Address(host, port))))
+            assert told["event"] == "config_reloaded"
+            assert await w.log_in("alice", four) in w.farm.hosts
+            assert w.is_refused(six) == (host != "::")
+
+
+async def test_a_listener_cannot_have_the_port_that_metrics_is_about_to_leave(
+    tmp_path: Path,
+) -> None:
+    async with reloading(tmp_path) as w:
+        config = w.with_listeners(("second", w.proxy.metrics_address))
+        told = await w.reload(config | {"metrics": {"bind": f"127.0.0.1:{free_port()}"}})
+        assert "until the next start or upgrade" in told["detail"]
+        assert await w.proxy.metric("config_reload_success") == 0
+
+
 async def test_what_has_to_wait_is_named_and_the_rest_takes_effect(tmp_path: Path) -> None:
     async with reloading(tmp_path) as w:
         changed = w.config | {"relay": {"processes": 2}, "limits": {"connections": 1}}

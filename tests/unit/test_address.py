@@ -82,6 +82,23 @@ def test_any_ip_address_survives_printing(ip: object, port: int) -> None:
     assert address.is_ip
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "do"),
+    [
+        ("10.0.0.1:1", "10.0.0.1:1", True),
+        ("0.0.0.0:1", "10.0.0.1:1", True),
+        ("[::]:1", "[::1]:1", True),
+        ("[::]:1", "0.0.0.0:1", False),
+        ("10.0.0.1:1", "10.0.0.2:1", False),
+        ("0.0.0.0:1", "10.0.0.1:2", False),
+        ("0.0.0.0:0", "10.0.0.1:0", False),
+    ],
+)
+def test_addresses_to_listen_on_may_overlap(one: str, other: str, do: bool) -> None:
+    first, second = Address.parse(one), Address.parse(other)
+    assert (first.overlaps(second), second.overlaps(first)) == (do, do)
+
+
 def test_a_name_is_not_an_ip_address() -> None:
     assert not Address("rdsh01.example", 3389).is_ip
 

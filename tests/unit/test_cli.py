@@ -73,6 +73,10 @@ def test_check_tells_what_would_change_against_another_file(config: str, tmp_pat
     same = rdp_proxy("check", config, "--against", config)
     assert same.stdout.splitlines()[1:] == [f"0 changes against {config}"]
     assert rdp_proxy("check", config, "--against", "/nowhere").returncode == 2
+    text = Path(config).read_text().replace("127.0.0.1:0", "127.0.0.1:9389")
+    path.write_text(text + 'metrics: {bind: "127.0.0.1:9390"}\n')
+    refused = rdp_proxy("check", str(path), "--against", config)
+    assert (refused.returncode, refused.stderr.count("a reload refuses it: listener")) == (1, 1)
 
 
 def test_check_tells_all_problems_with_their_places(tmp_path: Path) -> None:

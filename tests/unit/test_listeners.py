@@ -100,11 +100,6 @@ async def house() -> AsyncIterator[House]:
         sock.close()
 
 
-async def test_ipv4_is_bound_first(house: House) -> None:
-    await house.have(("both", EVERYWHERE), ("one", FIRST))
-    assert house.parent.asked == [FIRST, EVERYWHERE]
-
-
 async def test_a_listener_that_stays_is_not_bound_anew(house: House) -> None:
     await house.have(("rdp", FIRST))
     await house.have(("rdp", FIRST), ("second", SECOND))

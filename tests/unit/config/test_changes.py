@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy import config
-from proxy.config.changes import LIVE, changes, in_force, summary
+from proxy.config.changes import LIVE, changes, clashes, in_force, summary
 from proxy.settings import Settings
 
 FILE = """
@@ -119,3 +119,13 @@ def test_the_summary_counts_hosts_and_names_what_waits() -> None:
         "wait": ["relay.processes"],
     }
     assert summary([])["wait"] is None
+
+
+def test_a_listener_cannot_have_an_address_that_waits_to_be_given_up() -> None:
+    moved = 'metrics: {bind: "0.0.0.0:3390"}\n'
+    old, new = after(), after(("127.0.0.1:3389", "127.0.0.1:9389"), more=moved)
+    assert clashes(old, new) == [
+        "listener 'rdp' cannot have 127.0.0.1:9389: metrics.bind is 0.0.0.0:9389 until the next "
+        "start or upgrade"
+    ]
+    assert clashes(new, new) == clashes(old, old) == []
