@@ -42,7 +42,6 @@ from proxy.observers import Observers
 from proxy.parent_link import ParentLink
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host
-from proxy.routing.will import Will
 from proxy.server.canaries import Canaries
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
@@ -270,7 +269,7 @@ class Front:
             raise StartError("; ".join(clash))
         settings = in_force(self.settings, settings)
         await self._bind(settings)
-        await self.hosts.prepare(settings)
+        await self.wills.foresee(await self.hosts.prepare(settings))
         limits = self.settings.limits
         self.settings = self.views.settings = settings
         self.text = text
@@ -378,8 +377,8 @@ class Front:
             self.slow_start.begin(host)
         self.placer.host_turned()
 
-    def _host_wanted(self, host: Host, before: Will) -> None:
-        if before is Will.MAINTENANCE and host.will is not Will.MAINTENANCE:
+    def _host_wanted(self, host: Host, took: bool) -> None:
+        if host.takes and not took:
             self.slow_start.begin(host)
         self.placer.host_turned()
 

@@ -15,7 +15,7 @@ from proxy.control.live import Sample
 from proxy.control.lookup import Answer, look_up
 from proxy.control.resolver import Resolver
 from proxy.routing.farm import Farm, dns_names
-from proxy.routing.pool import ADOPTED_MAX, Host, Routes
+from proxy.routing.pool import ADOPTED_MAX, Host, Routes, addresses_of
 from proxy.settings import Settings
 from proxy.sockets import is_own
 
@@ -58,10 +58,18 @@ class HostKeeper:
         """Wait a moment until each name was asked once."""
         await self._resolver.settled(_NAMES_SETTLED_S)
 
-    async def prepare(self, settings: Settings) -> None:
-        """Ask for the names of a configuration that is to come, so that its hosts are there."""
+    async def prepare(self, settings: Settings) -> list[tuple[str, str]]:
+        """Ask for the names of a configuration that is to come, so that its hosts are there; which
+        these are, by pool and name."""
         self._resolver.follow(self.farm.names | dns_names(settings.pools))
         await self.settled()
+        found = self.farm.found
+        return [
+            (pool.name, name)
+            for pool in settings.pools
+            for host in pool.hosts
+            for name in addresses_of(host, found)
+        ]
 
     def change(self, settings: Settings) -> None:
         """Take another configuration."""

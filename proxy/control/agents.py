@@ -31,8 +31,9 @@ MAX_IN_FLIGHT = 128
 _SPREAD_S = 2.0  # over which the first visits are spread
 _JITTER = 0.1
 
-OnWord = Callable[[Host, Will], None]
-"""Told of a host whose agent wants or says something else now, and of the will in force before."""
+OnWord = Callable[[Host, bool], None]
+"""Told of a host whose agent wants or says something else now, and whether it took new clients
+before."""
 
 
 class Visit(NamedTuple):
@@ -104,11 +105,11 @@ class AgentMonitor:
                 extra = self._fields(host) | {"detail": str(error)}
                 log.warning("agent_not_understood", extra=extra)
             return
-        before, will = host.agent, host.will
+        before, took = host.agent, host.takes
         host.agent = said
         if (said.will, said.down) != (before.will, before.down):
             log.warning("agent_said", extra=self._fields(host))
-            self.on_word(host, will)
+            self.on_word(host, took)
 
     def samples(self) -> Iterator[Sample]:
         """Whether agents answer, and what they want."""

@@ -76,6 +76,7 @@ class Host:
         alive: whether health calls it up, and its agent does not contradict.
         weight: as configured, or as the operator has changed it.
         share: the weight as it counts in balancing now.
+        takes: whether new clients may be balanced here, but for want of a place.
         most: connections at one time.
         backup: takes new clients only while no other host is ready.
         live: connections to it now, those being set up included.
@@ -89,7 +90,6 @@ class Host:
         "_agent",
         "_leaving",
         "_settings",
-        "_takes",
         "_up",
         "_warmth",
         "_wish",
@@ -104,6 +104,7 @@ class Host:
         "names",
         "pool",
         "share",
+        "takes",
         "waiting",
         "wanted_at",
         "weight",
@@ -151,7 +152,7 @@ class Host:
         self.most = inf if most is None else most
         self.backup = settings.backup
         wanted = self.alive and self.will is Will.READY and self.share > 0
-        self._takes = wanted and not (self._leaving or self._adopted)
+        self.takes = wanted and not (self._leaving or self._adopted)
 
     @property
     def has_place(self) -> bool:
@@ -180,7 +181,7 @@ class Host:
     @property
     def ready(self) -> bool:
         """Whether new clients may be balanced here."""
-        return self._takes and self.live + self.waiting < self.most
+        return self.takes and self.live + self.waiting < self.most
 
     def __repr__(self) -> str:
         return f"<Host {self.pool}/{self.name}>"

@@ -25,7 +25,7 @@ class SlowStart:
     _since: dict[Host, float] = field(default_factory=dict)
 
     def begin(self, host: Host) -> None:
-        """A host has come back: from being down, or out of maintenance."""
+        """A host takes new clients again: it was down, or nobody was to come."""
         pool = self.pools.get(host.pool)
         if pool is not None and pool.settings.slow_start_s is not None:
             host.warmth = LEAST

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.affinity.store import NEVER, AffinityStore, PinKey, Touch
@@ -34,9 +34,9 @@ IN_USE_S = 5.0  # a node that is silent for so long has no more connections ther
 _RETRY_S = 0.25
 _MARK = "wills"
 
-OnWish = Callable[[Host, Will], None]
-"""Told of a host that follows another wish now, and of the will in force before. In the loop:
-quick."""
+OnWish = Callable[[Host, bool], None]
+"""Told of a host that follows another wish now, and whether it took new clients before. In the
+loop: quick."""
 
 
 @dataclass(slots=True)
@@ -61,6 +61,7 @@ class WillKeeper:
     _hears_since: float | None = None  # all that other nodes have to say
     _known: dict[tuple[str, str], Wish] = field(default_factory=dict)
     _marks: dict[str, str] = field(default_factory=dict)
+    _saying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def learn(self, at_most_s: float) -> None:
         """Have the hosts follow what the table says, before clients are accepted.
@@ -74,6 +75,17 @@ class WillKeeper:
                 log.warning("will_unknown", extra={"detail": "the affinity table does not answer"})
                 return
             await asyncio.sleep(_RETRY_S)
+
+    async def foresee(self, hosts: Iterable[tuple[str, str]]) -> None:
+        """Know what is wanted of hosts that are about to come, by pool and name, as far as the
+        table answers."""
+        for key in hosts:
+            if key not in self._known:
+                try:
+                    self._known[key] = await self._read(key)
+                except StoreError:
+                    self.observer.store_failed()
+                    return
 
     async def run(self) -> None:
         """One tick after the other, for ever."""
@@ -116,27 +128,28 @@ class WillKeeper:
             StoreError: the table does not answer; nothing has changed here.
         """
         key = (host.pool, host.name)
-        wish = change(await self._read(host))
-        await self._write(key, wish)
-        await self._assign(host.pool, _MARK, f"{self.wall():.6f} {host.name}")
-        self._known[key] = wish
+        async with self._saying:  # two at once would each keep what the other has changed
+            wish = change(await self._read(key))
+            await self._write(key, wish)
+            await self._assign(host.pool, _MARK, f"{self.wall():.6f} {host.name}")
+            self._known[key] = wish
         self.obey()
 
     def obey(self) -> None:
         """Let the hosts be as they are wanted, and close what is overdue."""
         now = self.wall()
-        for (pool_name, name), known in self._known.items():
+        for (pool_name, name), known in list(self._known.items()):
             pool = self.pools.get(pool_name)
             host = pool.by_name.get(name) if pool else None
             if host is None:
+                if known.will is Will.READY and known.weight is None:
+                    del self._known[pool_name, name]  # adopted hosts come and go without end
                 continue
-            wish, before = known.at(now), host.will
+            wish, took = known.at(now), host.takes
             if wish != host.wish:
                 host.wish = wish
-                fields = {"pool": pool_name, "host": name, "will": wish.will, "weight": host.weight}
-                pins = wish.pins if wish.will is Will.DRAIN else None
-                log.info("host_wanted", extra=fields | {"pins": pins})
-                self.on_wish(host, before)
+                log.info("host_wanted", extra=_fields(host))
+                self.on_wish(host, took)
             if host.live and wish.closes_by(now):
                 self._close(host)
 
@@ -156,9 +169,12 @@ class WillKeeper:
             if before is not None:
                 await self._tell_again(pool, before)
             return
-        for host in pool.hosts:
-            if mark != before or (pool.name, host.name) not in self._known:
-                self._known[pool.name, host.name] = await self._read(host)
+        # What is known of hosts that are not here now must not be old when they are back.
+        keys = dict.fromkeys((pool.name, host.name) for host in pool.hosts)
+        keys |= dict.fromkeys(key for key in self._known if key[0] == pool.name)
+        for key in keys:
+            if mark != before or key not in self._known:
+                self._known[key] = await self._read(key)
         self._marks[pool.name] = mark
 
     async def _tell_again(self, pool: Pool, mark: str) -> None:
@@ -167,15 +183,15 @@ class WillKeeper:
                 await self._write(key, wish)
         await self._assign(pool.name, _MARK, mark)
 
-    async def _read(self, host: Host) -> Wish:
-        pin = await self.store.get(PinKey(host.pool, f"will:{host.name}"))
+    async def _read(self, key: tuple[str, str]) -> Wish:
+        pin = await self.store.get(PinKey(key[0], f"will:{key[1]}"))
         if pin is None:
             return Wish()
         try:
             return Wish.unpack(pin.host)
         except ValueError as error:  # of a version to come
-            log.warning("will_unknown", extra={"host": host.name, "detail": str(error)})
-            return self._known.get((host.pool, host.name), Wish())
+            log.warning("will_unknown", extra={"host": key[1], "detail": str(error)})
+            return self._known.get(key, Wish())
 
     async def _write(self, key: tuple[str, str], wish: Wish) -> None:
         await self._assign(key[0], f"will:{key[1]}", wish.pack())
@@ -200,6 +216,21 @@ class WillKeeper:
             if not host.live and await self.store.get(_use_of(host)) is not None:
                 in_use.add((host.pool, host.name))
         self._in_use = in_use
+
+
+def _fields(host: Host) -> dict[str, object]:
+    """What is wanted of a host, for the log."""
+    wish = host.wish
+    drains = wish.will is Will.DRAIN
+    return {
+        "pool": host.pool,
+        "host": host.name,
+        "will": wish.will,
+        "weight": host.weight,
+        "pins": wish.pins if drains else None,
+        "deadline": wish.deadline if drains else None,
+        "close": wish.close or None,
+    }
 
 
 def _use_of(host: Host) -> PinKey:

@@ -159,7 +159,7 @@ class PoolSettings(Section):
     """How hosts are ranked for a new client: `least_connections`, `hash` (weighted rendezvous by
     the affinity key) or `round_robin`; all heed the weights."""
     slow_start_s: Annotated[float | None, duration(1, DAY_S, word="off")] = None
-    """How long the weight of a host grows, from nearly nothing, after it was down or in
+    """How long the weight of a host grows, from nearly nothing, after it was down, drained or in
     maintenance; for balancing only."""
     affinity: PoolAffinity = PoolAffinity()
     token: TokenPolicy = TokenPolicy()

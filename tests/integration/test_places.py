@@ -81,9 +81,11 @@ async def test_a_backup_serves_while_nobody_else_does_and_the_weight_comes_back_
             assert landed == {second}
             await said(node, "ready", first)
             assert await host_of(node, "127.66.4.1") == first
-            row = json.loads(await said(node, "hosts", "--json"))["hosts"][0]
-            assert row["weight"] == 100
-            assert row["share"] < 10
+            await said(node, "drain", second)
+            await said(node, "ready", second)
+            for row in json.loads(await said(node, "hosts", "--json"))["hosts"]:
+                assert row["weight"] == 100
+                assert row["share"] < 10
 
 
 async def test_a_host_that_drains_itself_gets_nobody_new_until_it_or_the_operator_says_so(

@@ -88,7 +88,8 @@ async def test_a_name_server_that_fails_changes_nothing_and_shows() -> None:
 async def test_hosts_of_a_prepared_configuration_are_there_when_it_comes() -> None:
     async with house() as here:
         after = here.settings(NAMED)
-        await here.keeper.prepare(after)
+        to_come = await here.keeper.prepare(after)
+        assert {name for _, name in to_come} == set(RESOLVED)
         assert "tool02" in here.names()
         here.keeper.change(after)
         assert here.names() == RESOLVED

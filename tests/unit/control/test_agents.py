@@ -63,13 +63,13 @@ class World:
         }
         self.pool = Pool(PoolSettings.model_validate(settings))
         self.clock = Clock()
-        self.turned: list[tuple[str, Will]] = []
+        self.turned: list[tuple[str, bool]] = []
         self.monitor = AgentMonitor(
             {"desktops": self.pool}, self.heard, random.Random(7), self.clock, self.clock
         )
 
-    def heard(self, host: Host, before: Will) -> None:
-        self.turned.append((host.name, before))
+    def heard(self, host: Host, took: bool) -> None:
+        self.turned.append((host.name, took))
 
     def begin(self, after_s: float) -> list[str]:
         self.clock.now += after_s
@@ -137,7 +137,7 @@ def test_a_word_counts_and_is_told_once(caplog: pytest.LogCaptureFixture) -> Non
     for _ in range(2):
         world.monitor.finish(host, b"drain 50% #leaving\n")
     assert host.agent == AgentWord(Will.DRAIN, False, 50, None, "leaving", world.clock.now)
-    assert world.turned == [("h0", Will.READY)]
+    assert world.turned == [("h0", True)]
     assert [(line.message, line.__dict__["detail"]) for line in caplog.records] == [
         ("agent_said", "leaving")
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
+from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
-from proxy.affinity.store import NEVER, PinKey
+from proxy.affinity.store import NEVER, Pin, PinKey
 from proxy.errors import Cause, StoreError
 from proxy.routing.pool import Host
 from proxy.routing.will import Pins, Will, Wish
@@ -25,7 +27,7 @@ class Node:
     def __init__(self, name: str, store: SqliteStore) -> None:
         self.t = Table()
         self.closed: list[tuple[int, Cause]] = []
-        self.turned: list[tuple[str, Will]] = []
+        self.turned: list[tuple[str, bool]] = []
         self.keeper = WillKeeper(
             store,
             name,
@@ -33,7 +35,7 @@ class Node:
             self.t.table,
             self.t.observed,
             lambda conn_id, cause: self.closed.append((conn_id, cause)),
-            lambda host, before: self.turned.append((host.name, before)),
+            lambda host, took: self.turned.append((host.name, took)),
             self.t.clock,
         )
 
@@ -75,7 +77,7 @@ async def test_what_is_said_counts_here_at_once_and_elsewhere_soon(
     assert (a.host.wish, b.host.wish) == (DRAIN, Wish())
     assert await b.keeper.tick()
     assert b.host.wish == DRAIN
-    assert a.turned == b.turned == [("a", Will.READY)]
+    assert a.turned == b.turned == [("a", True)]
     told = [record.__dict__ for record in caplog.records]
     assert [(line["message"], line["will"], line["pins"]) for line in told] == [
         ("host_wanted", "drain", "live")
@@ -100,6 +102,22 @@ async def test_a_node_that_starts_knows_before_it_accepts(
     late = Node("n3", store)
     await late.keeper.learn(0)
     assert late.host.wish == DRAIN
+
+
+class Reads:
+    """A table that tells what is read."""
+
+    def __init__(self, store: SqliteStore, read: list[str]) -> None:
+        self.store, self.read = store, read
+
+    async def get(self, key: PinKey) -> Pin | None:
+        self.read.append(key.key)
+        pin = await self.store.get(key)
+        await asyncio.sleep(0)  # as a table on another machine
+        return pin
+
+    def __getattr__(self, verb: str) -> object:
+        return getattr(self.store, verb)
 
 
 class Away:
@@ -184,6 +202,63 @@ async def test_what_is_known_of_a_host_waits_for_it(
     a.t.pool.hosts[0].wish = Wish()  # as a host that the configuration has anew
     a.keeper.obey()
     assert a.host.wish == DRAIN
+
+
+async def test_what_is_known_of_a_host_that_is_away_does_not_grow_old(
+    nodes: tuple[Node, Node],
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    await b.keeper.tick()
+    host = b.t.pool.by_name["a"]
+    b.t.pool.hosts, b.t.pool.by_name = (), {}
+    a.t.clock.now += 50
+    await a.wants(Wish(since=a.t.clock.now))
+    await b.keeper.tick()
+    b.t.pool.hosts, b.t.pool.by_name = (host,), {"a": host}
+    b.keeper.obey()
+    await b.keeper.tick()
+    assert host.will is Will.READY
+
+
+async def test_of_hosts_that_are_gone_and_wanted_no_otherwise_nothing_is_kept(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    for number in range(50):  # adopted hosts come and go
+        a.t.pool.adopt(f"[10.0.0.{number}]", Address(f"10.0.0.{number}", 3389))
+        await a.keeper.tick()
+        a.t.pool.forget()
+    read: list[str] = []
+    await store.assign(MARK, "another", ttl_s=NEVER)
+    a.keeper.store = Reads(store, read)  # type: ignore[assignment]
+    await a.keeper.tick()
+    assert read == ["wills", "will:a"]
+
+
+async def test_a_host_that_is_about_to_come_comes_as_it_is_wanted(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    await store.assign(PinKey("desktops", "will:b"), DRAIN.pack(), ttl_s=NEVER)
+    await a.keeper.foresee([("desktops", "a"), ("desktops", "b")])
+    a.t.pool.adopt("b", Address("10.0.0.9", 3389))
+    a.keeper.obey()
+    assert a.t.pool.by_name["b"].wish == DRAIN
+    a.keeper.store = Away(store, 1)  # type: ignore[assignment]
+    await a.keeper.foresee([("desktops", "c")])
+    assert a.t.observed.store_failures == 1
+
+
+async def test_of_two_changes_at_one_instant_none_is_lost(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    a.keeper.store = Reads(store, [])  # type: ignore[assignment]
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(a.wants(DRAIN))
+        tasks.create_task(a.keeper.say(a.host, lambda wish: replace(wish, weight=7)))
+    assert a.host.wish == replace(DRAIN, weight=7)
 
 
 async def test_connections_are_closed_at_the_deadline_only_if_asked(
