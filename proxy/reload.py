@@ -72,7 +72,8 @@ class Reloader:
 
     async def run(self) -> None:
         """Until cancelled."""
-        looked = tried = None
+        looked: tuple[int, ...] | None = None
+        tried: tuple[int, ...] | None = ()  # nothing yet, not even that there is no file
         while True:
             asked = await self._rest()
             seen = await asyncio.to_thread(_signature, self._path)
@@ -102,8 +103,7 @@ class Reloader:
         began = perf_counter()
         try:
             text = await asyncio.to_thread(config.read, self._path)
-            if text == self._front.text:
-                self._unchanged(asked=asked)
+            if text == self._front.text and self._good and not asked:
                 return
             settings = await asyncio.to_thread(config.loads, text, self._path)
             changed = await self._front.change(settings, text)
@@ -113,12 +113,6 @@ class Reloader:
             self._refused([f"{self._path}: {error}"])
         else:
             self._applied(settings, changed, perf_counter() - began)
-
-    def _unchanged(self, *, asked: bool) -> None:
-        if asked or not self._good:
-            self._counts[Outcome.UNCHANGED] += 1
-            log.info("config_reloaded", extra=summary([]))
-        self._good = True
 
     def _refused(self, problems: list[str]) -> None:
         self._good = False
@@ -132,7 +126,7 @@ class Reloader:
     def _applied(self, settings: Settings, changed: list[Change], took_s: float) -> None:
         self._good = True
         self._taken_at = self._wall()
-        self._counts[Outcome.APPLIED] += 1
+        self._counts[Outcome.APPLIED if changed else Outcome.UNCHANGED] += 1
         self._writer.change(settings.log)
         told = [str(change) for change in changed[:_TOLD_MAX]]
         log.info(
@@ -148,4 +142,5 @@ def _signature(path: str) -> tuple[int, ...] | None:
         state = Path(path).stat()
     except OSError:
         return None
-    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
+    # Unlike that of its content, the time of the inode tells who may read it, and cannot be set.
+    return state.st_dev, state.st_ino, state.st_ctime_ns, state.st_size

@@ -37,7 +37,8 @@ def read(path: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(path)
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(document.MAX_BYTES + 1)  # which is too long already
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         message = f"the file cannot be read: {reason}"

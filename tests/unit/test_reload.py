@@ -114,6 +114,22 @@ async def test_another_file_in_its_place_is_taken_even_if_it_looks_alike(world: 
         await world.until("config_reloads_total applied")
 
 
+async def test_a_file_is_read_again_when_somebody_may_read_it_now(world: World) -> None:
+    async with running(world):
+        world.front.refuses = True
+        world.path.write_text(WEIGHED)
+        await world.until("config_reloads_total refused")
+        world.front.refuses = False
+        world.path.chmod(0o640)
+        await world.until("config_reloads_total applied")
+
+
+async def test_a_file_that_is_gone_before_the_first_look_is_told(world: World) -> None:
+    world.path.unlink()
+    async with running(world):
+        await world.until("config_reloads_total refused")
+
+
 async def test_a_file_that_is_being_written_is_left_alone_until_it_stands_still(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +201,17 @@ async def test_asking_without_a_change_says_so(
         unwatched.reloader.ask()
         await unwatched.until("config_reloads_total unchanged")
     assert [vars(record)["changes"] for record in caplog.records] == [0]
+
+
+async def test_what_waits_is_named_again_whenever_somebody_asks(
+    unwatched: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    unwatched.front.settings = config.loads(f"{FARM}relay: {{processes: 3}}\n")
+    async with running(unwatched):
+        unwatched.reloader.ask()
+        await unwatched.until("config_reloads_total applied")
+    assert [vars(record)["wait"] for record in caplog.records] == [["relay.processes"]]
 
 
 async def test_warnings_are_told_of_what_was_taken(

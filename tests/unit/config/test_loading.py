@@ -103,6 +103,14 @@ def test_a_file_that_cannot_be_read_is_one_problem(
     assert len(caught.value.problems) == 1
 
 
+def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match="longer than 8 MiB"):
+        config.load(path)
+
+
 def test_problems_come_in_the_order_of_the_file() -> None:
     text = SMALLEST.replace("pool: desktops", "pool: absent") + "log: {level: loud}\nxyz: 1\n"
     assert [problem.split(":")[1] for problem in problems(text)] == ["4", "10", "11"]
