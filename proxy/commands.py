@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from proxy.console import NO, OK, CommandError, load, number, say, table
+from proxy.console import NO, OK, CommandError, load, number, say, table, time_text
 
 _ADMIN = "unix:admin.sock"
 _ASK_S = 15.0
 _CHANGE_S = 70.0  # longer than the proxy gives itself
 _LOOK_AGAIN_S = 1.0
+_AWAY_S = 60.0  # a front that is started again or replaced is back by then
 
 Command = Callable[[argparse.Namespace], int]
 AddCommand = Callable[[str, Command, str], argparse.ArgumentParser]
@@ -146,7 +147,7 @@ def _hosts(args: argparse.Namespace) -> int:
     def people() -> None:
         for row in answer["hosts"]:
             since_s = row["will_since_s"]
-            row["since"] = None if since_s is None else f"{_time(since_s)} ago"
+            row["since"] = None if since_s is None else f"{time_text(since_s)} ago"
             row["agent"] = _agent(row["agent"])
         _rows(_HOSTS, answer)
 
@@ -205,12 +206,12 @@ def _drain(args: argparse.Namespace) -> int:
 
     told = None
     while True:
-        rows = _ask(args, "hosts", only=())["hosts"]
+        rows = _ask(args, "hosts", only=(), patience_s=_AWAY_S)["hosts"]
         mine = [row for row in rows if (row["pool"], row["host"]) in meant]
-        if not any(row["in_use"] for row in mine):
-            break
         if any(row["will"] == "ready" for row in mine):
             raise CommandError(f"{args.host} is ready again")
+        if not any(row["in_use"] for row in mine):
+            break
         left = sum(row["connections"] for row in mine)
         over = [row for row in mine if row["deadline_s"] is not None and row["deadline_s"] <= 0]
         if over and not over[0]["close"]:
@@ -224,15 +225,19 @@ def _drain(args: argparse.Namespace) -> int:
 
 
 def _left(connections: int) -> str:
-    return f"{number(connections, 'connection')} left on this node"
+    others = "" if connections else "; other nodes may have some"
+    return f"{number(connections, 'connection')} left on this node{others}"
 
 
 def _say_will(rows: list[dict[str, Any]]) -> None:
     """What holds now, and what Windows has to be told beside it."""
     for row in rows:
         left = number(row["connections"], "connection")
-        pins = f", pins: {row['pins']}" if row["pins"] else ""
-        say(f"{row['pool']}: {row['host']} {_STATES[row['will']]}{pins}; {left} on this node")
+        terms = f", pins: {row['pins']}" if row["pins"] else ""
+        if row["deadline_s"] is not None:
+            over = "then all are closed" if row["close"] else "which closes nobody"
+            terms += f", deadline in {time_text(row['deadline_s'])}, {over}"
+        say(f"{row['pool']}: {row['host']} {_STATES[row['will']]}{terms}; {left} on this node")
     host, will = rows[0]["host"], rows[0]["will"]
     address = rows[0]["address"].rpartition(":")[0]
     name = host if address.strip("[]").replace(".", "").isdigit() or ":" in address else address
@@ -312,21 +317,11 @@ def _told(pin: dict[str, Any]) -> Iterator[str]:
     else:
         yield f"{pin['pool']}: {pin['key']} is pinned to {pin['host']}"
         left_s = pin["expires_in_s"]
-        expiry = "it never expires" if left_s is None else f"it expires in {_time(left_s)}"
-        yield f"  {expiry}; last used {_time(pin['touched_s_ago'])} ago"
+        expiry = "it never expires" if left_s is None else f"it expires in {time_text(left_s)}"
+        yield f"  {expiry}; last used {time_text(pin['touched_s_ago'])} ago"
     hosts = [connection["host"] for connection in pin["connections"]]
     on = ", ".join(f"{hosts.count(host)} on {host}" for host in dict.fromkeys(hosts))
     yield f"  live connections on this node: {on or 'none'}"
-
-
-def _time(seconds: float) -> str:
-    """A time as people say it: whole units, the two largest."""
-    left, parts = max(0, round(seconds)), list[str]()
-    for unit, unit_s in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, unit_s)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"
 
 
 def _rows(view: _View, answer: dict[str, Any]) -> None:
@@ -345,9 +340,15 @@ def _print(args: argparse.Namespace, answer: object, people: Callable[[], None])
 
 
 def _ask(
-    args: argparse.Namespace, path: str, method: str = "GET", only: Sequence[str] = _PARAMETERS
+    args: argparse.Namespace,
+    path: str,
+    method: str = "GET",
+    only: Sequence[str] = _PARAMETERS,
+    patience_s: float = 0,
 ) -> dict[str, Any]:
-    """The answer of the running proxy to the parameters that were given."""
+    """The answer of the running proxy to the parameters that were given; one that does not answer
+    has a while to come back."""
+    from time import monotonic, sleep
     from urllib.parse import urlencode
 
     from proxy.control.client import ask
@@ -356,11 +357,16 @@ def _ask(
     given = {name: text for name in only if (text := getattr(args, name, None)) is not None}
     path = f"/v1/{path}?{urlencode(given)}"
     timeout_s = _ASK_S if method == "GET" else _CHANGE_S
-    try:
-        status, body = ask(endpoint, path, method=method, bearer=bearer, timeout_s=timeout_s)
-        answer: dict[str, Any] = json.loads(body)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{endpoint}: {error}; does the proxy run?") from None
+    until = monotonic() + patience_s
+    while True:
+        try:
+            status, body = ask(endpoint, path, method=method, bearer=bearer, timeout_s=timeout_s)
+            answer: dict[str, Any] = json.loads(body)
+            break
+        except (OSError, ValueError) as error:
+            if monotonic() >= until:
+                raise CommandError(f"{endpoint}: {error}; does the proxy run?") from None
+            sleep(_LOOK_AGAIN_S)
     if status != 200:
         raise CommandError(str(answer.get("error", f"HTTP status {status}")))
     return answer

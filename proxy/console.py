@@ -50,6 +50,16 @@ def number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def time_text(seconds: float) -> str:
+    """A time as people say it: whole units, the two largest."""
+    left, parts = max(0, round(seconds)), list[str]()
+    for unit, unit_s in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, unit_s)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a table; what a row does not have is a dash."""
     from rich.console import Console

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -135,7 +136,8 @@ async def test_a_host_is_drained_and_windows_is_remembered(desk: Desk, tmp_path:
     desk.pools["desktops"].by_name["rdsh01"].live = 2
     lines = await said(tmp_path, "drain", "rdsh01", "--pins", "live", "--deadline", "8h", "--close")
     assert lines == [
-        "desktops: rdsh01 drains, pins: live; 2 connections on this node",
+        "desktops: rdsh01 drains, pins: live, deadline in 8 h, then all are closed; "
+        "2 connections on this node",
         "Windows is not told by this. The broker goes on by its own list, and so does the host:",
         "  on the broker:  Set-RDSessionHost -SessionHost rdsh01 -NewConnectionAllowed No",
         "  on rdsh01:  change logon /drain",
@@ -166,6 +168,27 @@ async def test_a_drain_may_be_waited_for(desk: Desk, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "rdp-proxy: rdsh01 is empty"
 
 
+async def test_who_waits_for_a_drain_waits_for_a_front_that_is_started_again(
+    desk: Desk, tmp_path: Path
+) -> None:
+    path, aside = tmp_path / "admin.sock", tmp_path / "aside"
+    desk.pools["desktops"].by_name["rdsh01"].live = 1
+    waiting = asyncio.create_task(command(tmp_path, "drain", "rdsh01", "--wait"))
+    await desk.wished.wait()
+    path.rename(aside)
+    with socket.socket(socket.AF_UNIX) as nobody:
+        nobody.bind(str(path))
+        nobody.listen()
+        asked, _ = await asyncio.to_thread(nobody.accept)
+        asked.close()
+    desk.pools["desktops"].by_name["rdsh01"].live = 0
+    await desk.wills.keeper.tick()
+    desk.wills.keeper.wall = lambda: NOW + 60
+    aside.rename(path)
+    done = await waiting
+    assert done.returncode == 0, done.stderr
+
+
 async def test_a_drain_that_comes_to_nothing_is_an_error(desk: Desk, tmp_path: Path) -> None:
     host = desk.pools["desktops"].by_name["rdsh01"]
     host.live = 1
@@ -180,7 +203,7 @@ async def test_a_drain_that_comes_to_nothing_is_an_error(desk: Desk, tmp_path: P
     waiting = asyncio.create_task(command(tmp_path, "drain", "rdsh02", "--wait"))
     async with asyncio.timeout(30):
         await desk.wished.wait()
-    host.wish = Wish()
+    host.wish, host.live = Wish(), 0
     done = await waiting
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,

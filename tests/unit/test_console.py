@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.console import WRONG, CommandError, load, number, say, table
+from proxy.console import WRONG, CommandError, load, number, say, table, time_text
 
 
 def test_a_table_has_a_dash_where_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,6 +24,17 @@ def test_numbers_stand_at_the_right_and_words_at_the_left(
 
 def test_one_is_singular() -> None:
     assert [number(count, "pin") for count in (0, 1, 2)] == ["0 pins", "1 pin", "2 pins"]
+
+
+def test_a_time_has_its_two_largest_units() -> None:
+    times = (-1, 0.4, 59.6, 3601, 93_784)
+    assert [time_text(seconds) for seconds in times] == [
+        "0 s",
+        "0 s",
+        "1 min",
+        "1 h 1 s",
+        "1 d 2 h",
+    ]
 
 
 def test_a_configuration_that_cannot_be_used_is_a_wrong_command(
