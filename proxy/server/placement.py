@@ -106,7 +106,7 @@ class Placer:
                     raise
                 return placed
             visit.record.phase = Phase.PLACE
-            if any(host.full for host in visit.pool.hosts):
+            if any(host.takes and host.full for host in visit.pool.hosts):
                 await self._stand_in_line(visit)
             elif not await self._hold(visit, self._hosts_turned):
                 raise ServerError(Cause.NO_HOST, f"no host of {visit.pool.name} could be had")
@@ -340,9 +340,11 @@ class Placer:
     async def _stand_in_line(self, visit: Visit) -> None:
         """Wait for a while for a place anywhere in the pool."""
         turn = visit.turn = visit.turn or self.lines.join(visit.pool)
-        if not await self._hold(visit, turn.called):
-            raise LimitError(Cause.HOST_FULL, f"no place in pool {visit.pool.name} came free")
-        turn.called.clear()
+        while await self._hold(visit, turn.called):
+            if turn.is_first or turn.called.is_set():  # a long line must not ask the table for ever
+                turn.called.clear()
+                return
+        raise LimitError(Cause.HOST_FULL, f"no place in pool {visit.pool.name} came free")
 
     def _leave_line(self, visit: Visit) -> None:
         if visit.turn is not None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 import pytest
 
-from proxy.affinity.store import PinKey
-from proxy.errors import Cause, ClientError, LimitError
+from proxy.affinity.store import Pin, PinKey
+from proxy.errors import Cause, ClientError, LimitError, ServerError
 from proxy.routing.model import Reason
 from proxy.routing.pool import Host
 from proxy.routing.will import Will, Wish
+from proxy.server import placement
 from proxy.wire.tokens import encode_msts
 from tests.unit.server.stage import ALICE, Stage, stage
 
@@ -94,6 +96,41 @@ async def test_places_are_given_in_the_order_of_coming_and_no_newcomer_takes_one
             free(farm, full)
         assert order == ["alice", "bob", "new", "newer"]
         assert (full.live, farm.placer.held) == (0, 0)
+
+
+async def test_only_the_first_in_line_looks_again_by_himself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placement, "RETRY_S", 0.001)
+    async with stage("answer") as farm, asyncio.TaskGroup() as clients:
+        room_for(farm.pool.hosts, 1)
+        farm.pool.hosts[0].live = 1
+        farm.timeouts = farm.placer.timeouts = farm.timeouts.model_copy(update={"no_host_s": 20})
+        looks: Counter[PinKey] = Counter()
+        get = farm.store.get
+
+        async def look(key: PinKey) -> Pin | None:
+            looks[key] += 1
+            return await get(key)
+
+        monkeypatch.setattr(farm.store, "get", look)
+        for number, source in enumerate(("203.0.113.7", "203.0.113.8")):
+            clients.create_task(farm.place(source=source))
+            await waits(farm, number + 1)
+        while looks[ALICE] < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert looks[BOB] == 1
+        free(farm, farm.pool.hosts[0])
+
+
+async def test_who_finds_no_host_is_told_so_though_one_that_drains_is_full() -> None:
+    async with stage("answer") as farm:
+        (host,) = farm.pool.hosts
+        room_for([host], 1)
+        host.live, host.wish = 1, Wish(Will.DRAIN)
+        with pytest.raises(ServerError) as refused:
+            await farm.place()
+        assert refused.value.cause is Cause.NO_HOST
 
 
 @pytest.mark.parametrize("pinned", [True, False])
