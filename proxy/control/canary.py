@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -31,10 +32,10 @@ from proxy.control.inventory import Inventory
 from proxy.control.live import Sample
 from proxy.control.probe import ProbeResult, probe_tls, visit_with_token
 from proxy.control.query import only
-from proxy.routing.pool import Host, Routes
+from proxy.routing.pool import Host, Pool, Routes
 from proxy.server.canaries import Passage
 from proxy.wire.tokens import encode_msts
-from proxy.wire.x224 import NegotiationResponse
+from proxy.wire.x224 import FailureCode, NegotiationFailure
 
 log = logging.getLogger("proxy")
 
@@ -52,9 +53,10 @@ class Door(NamedTuple):
 
 
 class Way(NamedTuple):
-    """How a redirected client would come to a host."""
+    """How a redirected client would come to a host of `pool`."""
 
     door: Door
+    pool: Pool
     token_address: Address
 
 
@@ -109,16 +111,14 @@ class Canary:
 
     async def round(self) -> None:
         """Try each host once, spread over the interval."""
-        ways = self._ways() if self.interval_s is not None else {}
-        names = [(host.pool, host.name) for host in ways]
+        hosts = self._hosts() if self.interval_s is not None else []
+        names = [(host.pool, host.name) for host in hosts]
         self._verdicts = {name: self._verdicts[name] for name in names if name in self._verdicts}
-        time = asyncio.get_running_loop().time
-        began = time()
-        for number, (host, its) in enumerate(ways.items(), 1):
-            await self._try(host, its)
-            share = (self.interval_s or 0.0) * number / len(ways)
-            await asyncio.sleep(max(0.0, began + share - time()))
-        if not ways:
+        began = asyncio.get_running_loop().time()
+        for number, host in enumerate(hosts, 1):
+            await self._try(host)
+            await self._rest(began, number / len(hosts))
+        if not hosts:
             await asyncio.sleep(_IDLE_S)
 
     def of(self, host: Host) -> Verdict | None:
@@ -144,26 +144,39 @@ class Canary:
 
         return {"/v1/canary": canary}
 
-    def _ways(self) -> dict[Host, list[Way]]:
-        """The hosts that serve, and how tokens lead to each."""
-        ways: dict[Host, list[Way]] = {}
-        for door in self.doors():
-            for host in (host for pool in door.routes.pools for host in pool.hosts):
-                if host.serves:
-                    names = [host.address, *sorted(host.names - {host.address})]
-                    its = ways.setdefault(host, [])
-                    its += [Way(door, name) for name in names if ":" not in name.host]
-        return ways
+    def _hosts(self) -> list[Host]:
+        """Those that a round tries."""
+        pools = (pool for door in self.doors() for pool in door.routes.pools)
+        return list(dict.fromkeys(host for pool in pools for host in pool.hosts if host.serves))
 
-    async def _try(self, host: Host, ways: Iterable[Way]) -> None:
+    def _ways(self, host: Host) -> list[Way] | None:
+        """How tokens lead to a host; None where it is not to be tried now."""
+        names = [host.address, *sorted(host.names - {host.address})]
+        pools = [
+            (door, pool) for door in self.doors() for pool in door.routes.pools if pool.has(host)
+        ]
+        if not (pools and host.serves):
+            return None
+        return [Way(*there, name) for there in pools for name in names if ":" not in name.host]
+
+    async def _rest(self, began: float, share: float) -> None:
+        """Wait until this share of the round's interval is over, whatever that is by now."""
+        time = asyncio.get_running_loop().time
+        while (rest_s := began + (self.interval_s or 0.0) * share - time()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(rest_s, _IDLE_S))
+
+    async def _try(self, host: Host) -> None:
+        ways = self._ways(host) if self.interval_s is not None else None
+        if ways is None:
+            return
         fault: str | None = "no token can name it: tokens hold IPv4 addresses"
         last: Way | None = None
         for way in ways:
             last, fault = way, await self._fault(host, way)
             if fault is not None:
                 break
-        if not any(self.doors()) or not host.serves:
-            return  # the proxy stops, or the host has turned meanwhile: that says nothing
+        if self._ways(host) != ways:
+            return  # the host, the configuration or the proxy has turned meanwhile: says nothing
         before = self._verdicts.get((host.pool, host.name))
         self._verdicts[host.pool, host.name] = Verdict(fault, last, self.wall())
         if last is not None:
@@ -179,7 +192,7 @@ class Canary:
 
     async def _fault(self, host: Host, way: Way) -> str | None:
         """What is wrong with this way to the host."""
-        timeout_s = self._timeout_s(host, way)
+        timeout_s = way.pool.settings.health.timeout_s
         result, passage = await self._visit(way, timeout_s)
         if passage.refused is not None:
             return passage.refused
@@ -194,7 +207,7 @@ class Canary:
         self.inventory.checked(host, direct)
         if result.certificate is None:
             # A host of standard security has none, and shows none directly either.
-            is_plain = result.answer == direct.answer == NegotiationResponse(0, 0)
+            is_plain = _wants_no_tls(result) and _wants_no_tls(direct)
             return None if is_plain else f"no certificate: {result.detail}"
         if result.certificate == direct.certificate:
             return None
@@ -203,11 +216,9 @@ class Canary:
     async def _visit(self, way: Way, timeout_s: float) -> tuple[ProbeResult, Passage]:
         door = way.door.address
         target = Address(_ANY.get(door.host, door.host), door.port)
-        sock = sockets.unconnected(target)
         try:
-            sock.bind((target.host, 0))
+            sock = _bound_for(target)
         except OSError as error:
-            sock.close()
             return ProbeResult(False, sockets.cause_of(error), str(error), 0.0), Passage()
         with self.expect(sockets.peer_of(sock.getsockname())) as passage:
             connect = partial(sockets.connect, target, own=sock)
@@ -215,11 +226,27 @@ class Canary:
                 connect, encode_msts(way.token_address), timeout_s
             ), passage
 
-    def _timeout_s(self, host: Host, way: Way) -> float:
-        return way.door.routes.pool_named(host.pool).settings.health.timeout_s
-
     def _owner(self, der: bytes) -> str:
         certificate = read_certificate(der)
         owners = self.inventory.hosts_that_show(certificate.sha256)
         subject = certificate.subject or "a subject that cannot be read"
         return f"that of {', '.join(owners) or 'no known host'}, {subject}"
+
+
+def _wants_no_tls(result: ProbeResult) -> bool:
+    """Whether the host has standard RDP security only, which clients then take up with it."""
+    answer = result.answer
+    if isinstance(answer, NegotiationFailure):
+        return answer.code == FailureCode.SSL_NOT_ALLOWED_BY_SERVER
+    return answer is not None and answer.selected_protocol == 0
+
+
+def _bound_for(target: Address) -> socket.socket:
+    """An unconnected socket whose own end is known already."""
+    sock = sockets.unconnected(target)
+    try:
+        sock.bind((target.host, 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -3,122 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import pytest
 
 from proxy.address import Address
-from proxy.control.canary import Canary, Door
-from proxy.control.http import Request
-from proxy.control.inventory import Inventory
 from proxy.control.probe import probe_tls
 from proxy.lab.certificates import self_signed
-from proxy.lab.farm import Farm
 from proxy.lab.session_host import SessionHost
-from proxy.routing.pool import Host, Pool, Routes
-from proxy.routing.will import Will, Wish
-from proxy.server.canaries import Passage
-from proxy.settings import HealthSettings, HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.x224 import (
     FailureCode,
     NegotiationFailure,
     NegotiationResponse,
     Protocol,
+    ResponseFlag,
     encode_connection_confirm,
-    parse_connection_request,
 )
 from tests.integration.running import free_port
-from tests.streams import carry
-
-NOW = 1_800_000_000.0
-Step = Callable[[Host], Address | str]
-
-
-class House:
-    """A pool of the farm's hosts, a canary, and the front door that it comes to.
-
-    `leads` says for the host that a token names where the front brings it, or why it does not.
-    """
-
-    def __init__(self, farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
-        self.farm = farm
-        hosts = tuple(HostSettings(name=it.name, address=it.address) for it in farm.hosts.values())
-        health = HealthSettings(timeout_s=2.0)
-        self.pool = Pool(PoolSettings(name="desktops", hosts=hosts, health=health))
-        listener = ListenerSettings(name="rdp", bind=Address("0.0.0.0", 0), pool="desktops")
-        self.routes = Routes(listener, {"desktops": self.pool})
-        self.inventory = Inventory([self.pool], lambda: NOW)
-        self.leads: Step = lambda host: host.address
-        self.passes_as: Host | None = None
-        self.expected: dict[Address, Passage] = {}
-        self.tried: list[Address] = []
-        self.doors: list[Door] = []
-        self.canary = Canary(0.01, lambda: self.doors, self.expect, self.inventory, lambda: NOW)
-        self._caplog = caplog
-        caplog.set_level(logging.INFO, "proxy")
-
-    @contextmanager
-    def expect(self, own: Address) -> Iterator[Passage]:
-        passage = self.expected[own] = Passage()
-        yield passage
-        del self.expected[own]
-
-    async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        passage = self.expected[Address(*writer.get_extra_info("peername"))]
-        head = await reader.readexactly(4)
-        data = head + await reader.readexactly(int.from_bytes(head[2:4], "big") - 4)
-        request = parse_connection_request(data)
-        assert hasattr(request, "routing_token")
-        assert request.routing_token is not None
-        assert request.routing_token.address is not None
-        host = self.routes.named_by(request.routing_token.address)
-        assert host is not None
-        self.tried.append(request.routing_token.address)
-        to = self.leads(host)
-        if isinstance(to, str):
-            passage.refused = to
-        else:
-            passage.host = self.passes_as or host
-            far_reader, far_writer = await asyncio.open_connection(*to)
-            far_writer.write(data)
-            await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
-        writer.close()
-
-    def host(self, name: str) -> Host:
-        return self.pool.by_name[name]
-
-    def address_of(self, name: str) -> Address:
-        return self.farm.hosts[name].address
-
-    def samples(self) -> dict[str, float]:
-        return {sample.labels[1]: sample.value for sample in self.canary.samples()}
-
-    def events(self) -> list[dict[str, Any]]:
-        told = [vars(record) | {"event": record.message} for record in self._caplog.records]
-        self._caplog.clear()
-        return [event for event in told if event["event"].startswith("canary")]
-
-    async def shown(self) -> list[dict[str, Any]]:
-        answer = await self.canary.routes()["/v1/canary"](Request())
-        rows: list[dict[str, Any]] = json.loads(answer.body)["canary"]
-        return rows
-
-
-@asynccontextmanager
-async def house(
-    caplog: pytest.LogCaptureFixture, base: str, hosts: int = 2
-) -> AsyncIterator[House]:
-    async with Farm.start(hosts=hosts, base=base) as farm:
-        here = House(farm, caplog)
-        server = await asyncio.start_server(here.receive, "127.0.0.1", 0)
-        address = Address("0.0.0.0", server.sockets[0].getsockname()[1])
-        here.doors = [Door("rdp", address, here.routes)]
-        async with server:
-            yield here
+from tests.unit.control.canary_house import house
 
 
 async def test_hosts_that_answer_their_token_are_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -246,6 +147,11 @@ async def test_a_listener_that_does_not_answer_is_a_fault(
     ("answer", "up"),
     [
         (None, 1),
+        (
+            NegotiationResponse(ResponseFlag.EXTENDED_CLIENT_DATA, Protocol.RDP),
+            1,
+        ),  # as xrdp says it
+        (NegotiationFailure(FailureCode.SSL_NOT_ALLOWED_BY_SERVER), 1),  # as Windows says it
         (NegotiationResponse(0, Protocol.SSL), 0),  # and then there is no TLS
         (NegotiationFailure(FailureCode.SSL_CERT_NOT_ON_SERVER), 0),
     ],
@@ -304,64 +210,3 @@ async def test_a_host_without_an_ipv4_address_cannot_be_tested(
         (row,) = await here.shown()
         assert (row["up"], row["token_address"]) == (None, None)
         assert row["detail"] == "no token can name it: tokens hold IPv4 addresses"
-
-
-async def test_hosts_that_do_not_serve_are_not_tried_and_forgotten(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with house(caplog, "127.78.25.", hosts=3) as here:
-        await here.canary.round()
-        assert len(here.samples()) == 3
-        here.host("rdsh01").up = False
-        here.host("rdsh02").wish = Wish(Will.MAINTENANCE)
-        here.host("rdsh03").wish = Wish(Will.DRAIN)
-        here.tried.clear()
-        await here.canary.round()
-        assert here.tried == [here.address_of("rdsh03")], "a token reaches a host that drains"
-        assert here.samples() == {"rdsh03": 1}
-
-
-async def test_a_host_that_turns_and_a_proxy_that_stops_meanwhile_are_no_fault(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with house(caplog, "127.78.26.", hosts=1) as here:
-
-        def goes_down(host: Host) -> str:
-            host.up = False
-            return "the host went down"
-
-        here.leads = goes_down
-        await here.canary.round()
-        assert (here.samples(), here.events()) == ({}, [])
-        here.host("rdsh01").up = True
-
-        def stops(_: Host) -> str:
-            here.doors = []
-            return "the proxy stops"
-
-        here.leads = stops
-        await here.canary.round()
-        assert (here.samples(), here.events()) == ({}, [])
-
-
-async def test_without_an_interval_nothing_is_tried(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("proxy.control.canary._IDLE_S", 0.0)
-    async with house(caplog, "127.78.27.", hosts=1) as here:
-        await here.canary.round()
-        here.canary.interval_s = None
-        here.tried.clear()
-        await here.canary.round()
-        assert (here.samples(), here.tried) == ({}, [])
-
-
-async def test_rounds_go_on_until_cancelled(caplog: pytest.LogCaptureFixture) -> None:
-    async with house(caplog, "127.78.28.", hosts=1) as here:
-        running = asyncio.create_task(here.canary.run())
-        async with asyncio.timeout(10):
-            while len(here.tried) < 3:  # noqa: ASYNC110 (no event)
-                await asyncio.sleep(0.01)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
