@@ -10,8 +10,8 @@ Told in the log:
   itself every half a year; such a change is told apart (`rolled`) and no warning.
 - `pool_certificates_differ`: no name is good for all hosts of a pool, so whatever name clients
   connect to, some hosts show a certificate for another; or the pool keeps no pins (`key: none`),
-  so the connections of one login meet several certificates. Once, and again only where the names
-  are others; and not before each host was heard of, or every start would tell it twice.
+  so the connections of one login meet several certificates. Once for as long as it is so, however
+  hosts come and go; and not before each host was heard of, or every start would tell it twice.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from proxy.address import Address
 from proxy.control.certificates import (
     Certificate,
     names_in_common,
@@ -45,6 +46,7 @@ class Known:
     """What is known of one host.
 
     Attributes:
+        address: where it was seen.
         answer: what it selects (`hybrid`, `ssl`, `rdp`, …) or refuses with (`failure_3`).
         flags: what it says it can do.
         tls: the version that it agreed on.
@@ -54,6 +56,7 @@ class Known:
     """
 
     host: Host
+    address: Address
     heard: bool = False
     answer: str | None = None
     flags: tuple[str, ...] = ()
@@ -105,7 +108,7 @@ class Inventory:
     def watch(self, pools: Iterable[Pool]) -> None:
         """Keep the hosts of these pools from now on.
 
-        What is known of a host stays where pool, name and configured address are as before.
+        What is known of a host stays where pool, name and address are as before.
         """
         before, self._pools = self._pools, {}
         for pool in pools:
@@ -114,12 +117,14 @@ class Inventory:
             kept = self._pools[pool.name] = _Pool(keeps_pins=keeps_pins, told=was.told)
             for host in pool.hosts:
                 known = was.known.get(host.name)
-                if known is None or known.host.settings.address != host.settings.address:
-                    known = Known(host)
+                if known is None or known.address != host.address:
+                    known = Known(host, host.address)
                 known.host = host
                 kept.known[host.name] = known
                 if not known.heard:
                     kept.unheard.add(host.name)
+            if not kept.unheard:
+                self._judge(pool.name, kept)
 
     def checked(self, host: Host, result: ProbeResult) -> None:
         """Take in what a probe of a host has found."""
@@ -209,16 +214,17 @@ class Inventory:
             details.append("no name is good for all hosts of the pool")
         if distinct > 1 and not pool.keeps_pins:
             details.append("affinity.key is none: the connections of one login may meet several")
-        told = {f"{detail} {all_names}": detail for detail in details}
-        for each in told.keys() - pool.told:
+        for detail in details:
+            if detail in pool.told:
+                continue
             fields = {
                 "pool": name,
                 "certificates": distinct,
                 "names": some if len(all_names) <= _SHOWN_NAMES else f"{some}, …",
-                "detail": told[each],
+                "detail": detail,
             }
             log.warning("pool_certificates_differ", extra=fields)
-        pool.told = frozenset(told)
+        pool.told = frozenset(details)
 
 
 def _samples(known: Known) -> Iterator[Sample]:

@@ -133,11 +133,15 @@ def test_a_pool_without_a_common_name_is_warned_of_once_when_all_were_heard(worl
     assert world.samples()["pool_certificates_distinct", "desktops"] == 2
     world.shows("rdsh02", self_signed("rdsh02"))
     assert [event["event"] for event in world.events()] == ["host_certificate_changed"]
-    world.shows("rdsh02", self_signed("rdsh03"))
-    assert [event["event"] for event in world.events()] == [
-        "host_certificate_changed",
-        "pool_certificates_differ",
-    ]
+    pool = world.pools["desktops"]
+    more = HostSettings.model_validate({"name": "rdsh03", "address": "10.0.0.23:3389"})
+    hosts = (*pool.settings.hosts, more)
+    pool.change(pool.settings.model_copy(update={"hosts": hosts}), {})
+    world.inventory.watch([pool])
+    world.shows("rdsh03", self_signed("rdsh03"))
+    pool.change(pool.settings.model_copy(update={"hosts": hosts[1:]}), {})
+    world.inventory.watch([pool])
+    assert world.events() == [], "hosts come and go"
 
 
 def test_a_pool_that_shares_a_name_again_is_warned_of_anew_when_it_no_longer_does(
@@ -184,6 +188,33 @@ def test_a_pool_without_pins_is_warned_of_when_it_has_several_certificates(
     assert changed["event"] == "host_certificate_changed"
     assert (differ["event"], differ["certificates"]) == ("pool_certificates_differ", 2)
     assert differ["detail"].startswith("affinity.key is none: ")
+
+
+def test_a_pool_that_a_reload_takes_its_pins_from_is_warned_of(world: Farm) -> None:
+    world.shows("rdsh01", self_signed("farm.example"))
+    world.shows("rdsh02", self_signed("farm.example"))
+    assert world.events() == []
+    pool = world.pools["desktops"]
+    keyless = pool.settings.affinity.model_copy(update={"key": AffinityKeyKind.NONE})
+    pool.change(pool.settings.model_copy(update={"affinity": keyless}), {})
+    for _ in range(2):
+        world.inventory.watch(world.pools.values())
+    (differ,) = world.events()
+    assert differ["detail"].startswith("affinity.key is none: ")
+
+
+def test_a_host_that_moved_begins_anew(world: Farm) -> None:
+    world.shows("rdsh01", self_signed("rdsh01"))
+    pool = world.pools["desktops"]
+    first, *others = pool.settings.hosts
+    moved = first.model_copy(update={"address": first.address._replace(port=1)})
+    pool.change(pool.settings.model_copy(update={"hosts": (moved, *others)}), {})
+    world.inventory.watch(world.pools.values())
+    known = world.inventory.of(world.host("rdsh01"))
+    assert known is not None
+    assert known.certificate is None
+    world.shows("rdsh01", self_signed("another machine"))
+    assert world.events() == [], "no host has changed its certificate"
 
 
 def test_a_long_list_of_names_is_cut(caplog: pytest.LogCaptureFixture) -> None:
