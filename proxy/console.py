@@ -1,7 +1,8 @@
 """The console: how commands talk to a person, and with which code they end.
 
 Answers go to standard output; what went wrong is a `CommandError`, which the command line prints
-on standard error, one line each.
+on standard error, one line each. What hosts and clients call themselves is shown, and may be made
+to play with a terminal: what cannot be printed is escaped.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def load(path: str) -> Settings:
 
 def say(text: str) -> None:
     """Print a line, or some."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write("\n".join(map(_printable, text.split("\n"))) + "\n")
 
 
 def number(count: int, noun: str) -> str:
@@ -79,7 +80,13 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value).replace("[", r"\[")  # rich reads brackets as markup
+    return _printable(str(value)).replace("[", r"\[")  # rich reads brackets as markup
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
 
 
 def _is_number(value: object) -> bool:

@@ -229,7 +229,7 @@ class Canary:
     def _owner(self, der: bytes) -> str:
         certificate = read_certificate(der)
         owners = self.inventory.hosts_that_show(certificate.sha256)
-        subject = certificate.subject or "a subject that cannot be read"
+        subject = certificate.subject or "no subject"
         return f"that of {', '.join(owners) or 'no known host'}, {subject}"
 
 

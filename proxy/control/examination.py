@@ -61,7 +61,8 @@ class Examination:
 
     def as_text(self) -> str:
         """For a person, a line each."""
-        return "\n".join(f"{key:<12} {value}" for key, value in self._lines())
+        lines = ((key, value.replace("\n", "\\n")) for key, value in self._lines())
+        return "\n".join(f"{key:<12} {value}" for key, value in lines)
 
     def _flags(self) -> tuple[str, ...]:
         answer = self.result.answer
@@ -88,9 +89,10 @@ class Examination:
 
     def _of(self, certificate: Certificate) -> Iterator[tuple[str, str]]:
         unknown = "cannot be read"
-        yield "subject", certificate.subject or unknown
+        issuer = "itself" if certificate.self_signed else certificate.issuer
+        yield "subject", unknown if certificate.subject is None else certificate.subject or "empty"
         yield "names", " ".join(certificate.names) or "none"
-        yield "issuer", "itself" if certificate.self_signed else certificate.issuer or unknown
+        yield "issuer", unknown if issuer is None else issuer or "empty"
         yield "not before", time_text(certificate.not_before) or unknown
         yield "not after", self._end(certificate.not_after) or unknown
         yield "key", certificate.key or unknown

@@ -97,8 +97,8 @@ class TextFormatter(logging.Formatter):
         for key, value in fields.items():
             if value is not None:
                 text = str(value)
-                quoted = json.dumps(text) if not text or set(text) & set(' "=\n') else text
-                line += f" {key}={quoted}"
+                plain = text and text.isprintable() and not set(text) & set(' "=')
+                line += f" {key}={text if plain else json.dumps(text)}"
         return f"{line}\n{exception}" if exception else line
 
 

@@ -22,6 +22,17 @@ def test_numbers_stand_at_the_right_and_words_at_the_left(
     assert capsys.readouterr().out.splitlines()[1].rstrip() == "no     5"
 
 
+def test_what_could_play_with_the_terminal_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    say("CN=\x1b[2Jü\nCN=\u202e")
+    table(["user"], [{"user": "a\x1b]0;b\x07\nc"}])
+    assert capsys.readouterr().out.split() == [
+        r"CN=\x1b[2Jü",
+        r"CN=\u202e",
+        "user",
+        r"a\x1b]0;b\x07\nc",
+    ]
+
+
 def test_one_is_singular() -> None:
     assert [number(count, "pin") for count in (0, 1, 2)] == ["0 pins", "1 pin", "2 pins"]
 

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from proxy.address import Address
 from proxy.control.examination import Examination
@@ -73,3 +80,17 @@ def test_json_has_the_same() -> None:
     failed = ProbeResult(False, Cause.REFUSED, "no connection", 0.0)
     shown = Examination("h", ADDRESS, failed, NOW).as_dict()
     assert (shown["ok"], shown["cause"], shown["certificate"]) == (False, "refused", None)
+
+
+def test_a_certificate_without_a_subject_says_so_and_a_strange_one_stays_in_its_line() -> None:
+    def shown(subject: x509.Name) -> list[str]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1)
+        began = datetime.fromtimestamp(NOW, UTC)
+        made = builder.not_valid_before(began).not_valid_after(began + timedelta(days=1))
+        der = made.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+        return told(ProbeResult(True, None, "", 0.0, NegotiationResponse(0, 1), der, "TLSv1.3"))
+
+    assert "subject      empty" in shown(x509.Name([]))
+    name = x509.NameAttribute(NameOID.COMMON_NAME, "a\nsha256 00")
+    assert r"subject      CN=a\nsha256 00" in shown(x509.Name([name]))

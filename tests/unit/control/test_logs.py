@@ -297,12 +297,13 @@ def test_an_exception_stays_on_its_line() -> None:
 
 
 def test_text_from_clients_cannot_begin_a_line_of_its_own() -> None:
-    record = connection(token='x" \n{"event":"forged"}', collection="a b\r\n")
+    record = connection(token='x" \n{"event":"forged"}', collection="a\x1b[2J", user="b\r\n")
     for form in LogFormat:
         stream = io.StringIO()
         with LogWriter(LogSettings(format=form), stream):
             ConnectionLog(UserNames(LogUsers.PLAIN, KEY)).connection_placed(record)
         assert stream.getvalue().count("\n") == 1
+        assert stream.getvalue().strip().isprintable()
 
 
 def test_text_format_reads_as_a_line_for_people() -> None:
