@@ -371,8 +371,8 @@ class Front:
 
     # What the parts tell each other
 
-    def _host_turned(self, host: Host, up: bool, cause: Cause | None) -> None:
-        self.log.host_changed(host.pool, host.name, up=up, cause=cause)
+    def _host_turned(self, host: Host, up: bool, cause: Cause | None, detail: str | None) -> None:
+        self.log.host_changed(host.pool, host.name, up=up, cause=cause, detail=detail)
         if up:
             self.slow_start.begin(host)
         self.placer.host_turned()

@@ -50,6 +50,8 @@ class HealthView(Protocol):
     @property
     def cause(self) -> Cause | None: ...
     @property
+    def detail(self) -> str | None: ...
+    @property
     def checked_s(self) -> float | None: ...
     @property
     def answered_s(self) -> float | None: ...
@@ -214,6 +216,7 @@ def _host(host: Host, health: HealthView | None) -> dict[str, object]:
         "since_s": round(health.since_s, 3) if health else None,
         "failures": health.failures if health else None,
         "cause": health.cause if health else None,
+        "detail": health.detail if health else None,
         "checked_s_ago": _rounded(health.checked_s) if health else None,
         "answered_client_s_ago": _rounded(health.answered_s) if health else None,
     }

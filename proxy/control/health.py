@@ -56,7 +56,7 @@ _DOUBT_S = 1.0  # between two checks of a host that is down or in doubt
 _CONFIRM_S = 0.2  # between the checks that bring a host back
 _JITTER = 0.1
 
-OnChange = Callable[[Host, bool, Cause | None], None]
+OnChange = Callable[[Host, bool, Cause | None, str | None], None]
 OnChecked = Callable[[Host, ProbeResult], None]
 
 
@@ -69,6 +69,7 @@ class HostHealth:
         passes: passed checks in a row while down.
         failures: failures in a row, of checks and clients, while up.
         cause: of the latest failure, while the host is down or in doubt.
+        detail: what a check said of it, for people.
         last: what the latest check found.
         checked_s: how long ago that was.
         answered_s: how long ago a client got an answer; None where none has yet.
@@ -82,6 +83,7 @@ class HostHealth:
     passes: int
     failures: int
     cause: Cause | None
+    detail: str | None
     last: ProbeResult | None
     checked_s: float | None
     answered_s: float | None
@@ -123,13 +125,20 @@ class Watched:
         self.cause: Cause | None = None
         self.last: ProbeResult | None = None
 
+    @property
+    def detail(self) -> str | None:
+        """What the latest check said of the cause, where it is that check's."""
+        if self.last is None or self.cause is None or self.last.cause is not self.cause:
+            return None
+        return self.last.detail or None
+
 
 class HealthMonitor:
     """Checks the hosts of `pools` and keeps `Host.up`.
 
     Args:
-        on_change: called in the loop each time a host turns, with the cause where it turns down;
-            quick, and never raises.
+        on_change: called in the loop each time a host turns, where it turns down with the cause
+            and what the check said of it; quick, and never raises.
         on_checked: called likewise with what each check has found out about its host.
         rng: spreads the checks.
         clock: monotonic seconds.
@@ -270,6 +279,7 @@ class HealthMonitor:
                 passes=watched.passes,
                 failures=watched.failures,
                 cause=watched.cause,
+                detail=watched.detail,
                 last=watched.last,
                 checked_s=now - watched.checked_at if watched.last else None,
                 answered_s=now - watched.answered_at if watched.answered_at > -math.inf else None,
@@ -311,7 +321,7 @@ class HealthMonitor:
         watched.host.up = up
         watched.since = now
         watched.passes = watched.failures = 0
-        self._on_change(watched.host, up, watched.cause)
+        self._on_change(watched.host, up, watched.cause, watched.detail)
 
     def _spared_s(self, watched: Watched, now: float) -> float:
         """For how long a client's success makes a check needless; 0 or less: check now."""

@@ -261,11 +261,20 @@ class ConnectionLog:
             fields = self._ended_fields(record, record.ending)
             _tell(logging.WARNING, sign, fields | dict(evidence))
 
-    def host_changed(self, pool: str, host: str, *, up: bool, cause: str | None = None) -> None:
+    def host_changed(
+        self,
+        pool: str,
+        host: str,
+        *,
+        up: bool,
+        cause: str | None = None,
+        detail: str | None = None,
+    ) -> None:
         """Health's opinion of a host changed."""
         level = logging.INFO if up else logging.WARNING
         event = "host_up" if up else "host_down"
-        log.log(level, event, extra={"pool": pool, "host": host, "cause": cause})
+        fields = {"pool": pool, "host": host, "cause": cause, "detail": detail}
+        log.log(level, event, extra=fields)
 
     def fields(self, record: ConnectionRecord) -> dict[str, Any]:
         """A connection's fields. None of what is unknown is written."""

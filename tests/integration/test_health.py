@@ -39,7 +39,7 @@ class Watch:
             [self.pool], self._turned, self.inventory.checked, rng=random.Random(3)
         )
 
-    def _turned(self, host: Host, up: bool, cause: Cause | None) -> None:
+    def _turned(self, host: Host, up: bool, cause: Cause | None, _: str | None) -> None:
         self.turns.append((host.name, up, cause))
         self._moved.set()
 

@@ -40,6 +40,7 @@ class World:
         self.probes: list[tuple[float, Host]] = []
         self.checks: list[HealthCheck] = []
         self.turns: list[tuple[float, str, bool, Cause | None]] = []
+        self.details: list[str | None] = []
         self.checked: list[tuple[str, ProbeResult]] = []
         self.monitor = HealthMonitor(
             pools, self._turned, self._checked, rng=random.Random(7), clock=lambda: self.now
@@ -68,9 +69,10 @@ class World:
             if (health.pool, health.host) == (host.pool, host.name)
         )
 
-    def _turned(self, host: Host, up: bool, cause: Cause | None) -> None:
+    def _turned(self, host: Host, up: bool, cause: Cause | None, detail: str | None) -> None:
         assert host.up is up
         self.turns.append((self.now, host.name, up, cause))
+        self.details.append(detail)
 
     def _checked(self, host: Host, result: ProbeResult) -> None:
         self.checked.append((host.name, result))

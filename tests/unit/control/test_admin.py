@@ -55,6 +55,7 @@ class _Health:
     since_s: float = 12.0004
     failures: int = 3
     cause: Cause | None = Cause.REFUSED
+    detail: str | None = "no connection: Connection refused"
     checked_s: float | None = 0.5
     answered_s: float | None = None
 
@@ -118,6 +119,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "since_s": 12.0,
         "failures": 3,
         "cause": "refused",
+        "detail": "no connection: Connection refused",
         "checked_s_ago": 0.5,
         "answered_client_s_ago": None,
         "will": "drain",

@@ -291,7 +291,7 @@ async def test_run_probes_as_configured_and_ends_its_probes_when_cancelled() -> 
     found: list[ProbeResult] = []
     monitor = HealthMonitor(
         [pool],
-        lambda host, up, cause: turns.append(up),
+        lambda host, up, cause, detail: turns.append(up),
         lambda host, result: found.append(result),
         rng=random.Random(7),
         probes={HealthCheck.TLS: probe},
@@ -319,7 +319,7 @@ async def test_run_hurries_when_a_client_fails() -> None:
     probe = Probed([PASSED])
     monitor = HealthMonitor(
         [pool],
-        lambda host, up, cause: None,
+        lambda host, up, cause, detail: None,
         lambda host, result: None,
         rng=random.Random(7),
         probes={HealthCheck.TCP: probe},
@@ -334,3 +334,15 @@ async def test_run_hurries_when_a_client_fails() -> None:
     with pytest.raises(asyncio.CancelledError):
         await run
     assert len(probe.calls) == 2
+
+
+def test_what_a_check_says_of_a_host_that_turns_down_is_told() -> None:
+    pool = pool_of("10.0.0.1")
+    world = World(pool)
+    says = "TLS: UNEXPECTED_EOF_WHILE_READING"
+    world.until(1010, always(ProbeResult(False, Cause.TLS_FAILED, says, 0.01)))
+    assert world.details == [says]
+    assert world.health(pool.hosts[0]).detail == says
+    world.until(1020, always(PASSED))
+    assert world.details == [says, None]
+    assert world.health(pool.hosts[0]).detail is None

@@ -30,6 +30,7 @@ def test_refused_clients_turn_a_host_down_without_waiting_for_a_check() -> None:
         assert pool.hosts[0].up
         world.monitor.host_failed("desktops", "h0", Cause.REFUSED)
     assert [turn[1:] for turn in world.turns] == [("h0", False, Cause.REFUSED)]
+    assert world.details == [None], "no check has said so"
 
 
 @pytest.mark.parametrize("cause", [Cause.CLOSED, Cause.RESET, Cause.TIMEOUT, Cause.UNREACHABLE])

@@ -242,11 +242,12 @@ def test_recent_events_are_those_that_are_no_connections_course() -> None:
 
 def test_hosts_that_turn_are_told() -> None:
     def act(log: ConnectionLog) -> None:
-        log.host_changed("desktops", "rdsh01", up=False, cause="refused")
+        log.host_changed("desktops", "rdsh01", up=False, cause="refused", detail="no connection")
         log.host_changed("desktops", "rdsh01", up=True)
 
     down, up = written(act)
     assert (down["event"], down["level"], down["cause"]) == ("host_down", "warning", "refused")
+    assert down["detail"] == "no connection"
     assert (up["event"], up["level"], up["host"]) == ("host_up", "info", "rdsh01")
 
 
