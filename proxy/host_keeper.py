@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 
 from proxy.address import Address
 from proxy.control.live import Sample
-from proxy.control.lookup import Answer, look_up
+from proxy.control.lookup import Answer, NameLookupError, look_up
 from proxy.control.resolver import Resolver
 from proxy.routing.farm import Farm, dns_names
 from proxy.routing.pool import ADOPTED_MAX, Host, Routes, addresses_of
 from proxy.settings import Settings
-from proxy.sockets import is_own
+from proxy.sockets import is_own, leads_to
 
 log = logging.getLogger("proxy")
 
@@ -43,8 +43,7 @@ class HostKeeper:
         self.on_adopted: Callable[[], None] = lambda: None
         self._has_adopted = False
         self._silent_until = 0.0
-        self._ports = {listener.bind.port for listener in settings.listeners}
-        self._dns = settings.dns
+        self._take(settings)
         self._resolver = Resolver(self._resolved, self._look_up)
         self._resolver.follow(self.farm.names)
 
@@ -61,6 +60,7 @@ class HostKeeper:
     async def prepare(self, settings: Settings) -> list[tuple[str, str]]:
         """Ask for the names of a configuration that is to come, so that its hosts are there; which
         these are, by pool and name."""
+        self._take(settings)
         self._resolver.follow(self.farm.names | dns_names(settings.pools))
         await self.settled()
         found = self.farm.found
@@ -73,8 +73,7 @@ class HostKeeper:
 
     def change(self, settings: Settings) -> None:
         """Take another configuration."""
-        self._dns = settings.dns
-        self._ports = {listener.bind.port for listener in settings.listeners}
+        self._take(settings)
         self.farm.change(settings)
         self._resolver.follow(self.farm.names)
         self._on_change()
@@ -88,7 +87,7 @@ class HostKeeper:
         pool = routes.adopter_of(address) if host is None else None
         if pool is None:
             return host
-        if address.port in self._ports and is_own(address):
+        if is_own(address) and address.port in {bind.port for bind in self._binds}:
             return None
         now = asyncio.get_running_loop().time()
         host = self.farm.adopt(routes, address, now)
@@ -117,8 +116,19 @@ class HostKeeper:
         for name in self.farm.names:
             yield Sample("dns_name_up", (name,), name not in self._resolver.failing)
 
+    def _take(self, settings: Settings) -> None:
+        self._dns = settings.dns
+        self._binds = [listener.bind for listener in settings.listeners]
+        hosts = [host.address for pool in settings.pools for host in pool.hosts]
+        self._named = {address for address in hosts if not address.is_ip}
+
     async def _look_up(self, name: str) -> Answer:
-        return await look_up(name, self._dns.servers)
+        answer = await look_up(name, self._dns.servers)
+        for port in (entry.port for entry in self._named if entry.host == name):
+            for at in (Address(ip, port) for ip in answer.addresses):
+                if any(leads_to(at, bind) for bind in self._binds):
+                    raise NameLookupError(f"{at} is this proxy itself")
+        return answer
 
     def _resolved(self, name: str, addresses: tuple[str, ...]) -> None:
         if self.farm.resolved(name, addresses):

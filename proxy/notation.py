@@ -181,6 +181,8 @@ def _read_host_address(value: str | Address) -> Address:
         raise ValueError(f"{address.host!r} has a label that is empty or longer than 63")
     if address.port == 0:
         raise ValueError("port 0 cannot be dialled")
+    if address.host in ("0.0.0.0", "::"):
+        raise ValueError(f"{address.host} is no machine's address")
     return address
 
 

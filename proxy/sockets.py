@@ -80,6 +80,14 @@ def is_own(address: Address) -> bool:
         return bool(sock.getsockname()[0] == address.host)
 
 
+def leads_to(address: Address, bind: Address) -> bool:
+    """Whether connections to a numeric address come to what this machine has bound at `bind`."""
+    if address.port != bind.port:
+        return False
+    takes_all = bind.host == "::" or (bind.host == "0.0.0.0" and ":" not in address.host)
+    return is_own(address) if takes_all else address.host == bind.host
+
+
 def unconnected(address: Address) -> socket.socket:
     """A non-blocking socket that can be connected to a numeric address."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET

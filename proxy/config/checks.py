@@ -27,6 +27,7 @@ from proxy.notation import (
     whole,
 )
 from proxy.settings import AdminSettings, MetricsSettings, TokenPolicy
+from proxy.sockets import leads_to
 from proxy.wire.tokens import normal_alias
 
 _PORT = whole(1, 65_535)
@@ -45,6 +46,7 @@ def faults(root: Node) -> Iterator[Fault]:
     for listener in listeners:
         yield from _repeated_aliases(listener)
     yield from _shared_binds(root)
+    yield from _proxies_as_hosts(listeners, pools)
     yield from dict.fromkeys(_disputed_tokens(listeners, pools))
     yield from dict.fromkeys(_disputed_networks(listeners, pools))
 
@@ -140,6 +142,19 @@ def _shared_binds(root: Node) -> Iterator[Fault]:
         if other is not None:
             yield Fault(place, f"bind: {address} is taken by {other} already")
         taken.append((address, who))
+
+
+def _proxies_as_hosts(listeners: list[Node], pools: list[Node]) -> Iterator[Fault]:
+    """Hosts that are this proxy itself: it would send each client round and round."""
+    binds = [(it.text("name") or "?", _address(it.text("bind"), BIND)) for it in listeners]
+    for host in (host for pool in pools for host in pool.items("hosts")):
+        address = _address(host.text("address"), HOST_ADDRESS)
+        if address is None or not address.is_ip:
+            continue
+        for name, bind in binds:
+            if bind is not None and leads_to(address, bind):
+                message = f"address: at {address} listens {name!r}, this proxy itself"
+                yield Fault(host.place_of(("address",)), message)
 
 
 def _disputed_tokens(listeners: list[Node], pools: list[Node]) -> Iterator[Fault]:

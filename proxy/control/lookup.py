@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dns.asyncresolver
-import dns.exception
 import dns.nameserver
 
 from proxy.address import Address, canonical_host
 
 HOSTS_FILE = Path("/etc/hosts")
+RESOLV_CONF = Path("/etc/resolv.conf")
 HOSTS_FILE_S = 10.0  # how soon a change of it is seen
 _LIFETIME_S = 5.0  # for all servers and attempts
 
@@ -48,22 +48,30 @@ async def look_up(name: str, servers: Sequence[Address] = ()) -> Answer:
         NameLookupError: nobody answered, or the name has no address.
     """
     listed = _in_hosts_file(name)
-    if listed:
-        return Answer(listed, HOSTS_FILE_S)
     try:
-        resolver = dns.asyncresolver.Resolver(configure=not servers)  # reads resolv.conf anew
-        if servers:
-            resolver.nameservers = [dns.nameserver.Do53Nameserver(*server) for server in servers]
-        for kind in ("A", "AAAA"):
-            answer = await resolver.resolve(
-                name, kind, lifetime=_LIFETIME_S, search=not servers, raise_on_no_answer=False
-            )
-            if answer.rrset is not None:
-                found = tuple(canonical_host(record.address) for record in answer.rrset)
-                return Answer(found, float(answer.chaining_result.minimum_ttl))
-    except (dns.exception.DNSException, OSError) as error:
+        answer = Answer(listed, HOSTS_FILE_S) if listed else await _resolved(name, servers)
+    except Exception as error:  # a resolv.conf that nobody can read is no reason to end, either
         raise NameLookupError(str(error)) from error
-    raise NameLookupError(f"{name} has no address")
+    if not answer.addresses:
+        raise NameLookupError(f"{name} has no address")
+    if not {"0.0.0.0", "::"}.isdisjoint(answer.addresses):  # so filters answer, to block a name
+        raise NameLookupError(f"{name} is {', '.join(answer.addresses)}, which is no machine")
+    return answer
+
+
+async def _resolved(name: str, servers: Sequence[Address]) -> Answer:
+    """As the name servers have it; without addresses where there are none."""
+    resolver = dns.asyncresolver.Resolver(str(RESOLV_CONF), configure=not servers)  # read anew
+    if servers:
+        resolver.nameservers = [dns.nameserver.Do53Nameserver(*server) for server in servers]
+    for kind in ("A", "AAAA"):
+        answer = await resolver.resolve(
+            name, kind, lifetime=_LIFETIME_S, search=not servers, raise_on_no_answer=False
+        )
+        if answer.rrset is not None:
+            found = tuple(canonical_host(record.address) for record in answer.rrset)
+            return Answer(found, float(answer.chaining_result.minimum_ttl))
+    return Answer((), 0.0)
 
 
 def _in_hosts_file(name: str) -> tuple[str, ...]:
@@ -72,7 +80,7 @@ def _in_hosts_file(name: str) -> tuple[str, ...]:
     except OSError:
         return ()
     found = []
-    for line in lines:
+    for line in (line for line in lines if name in line.lower()):  # some lists are long
         address, *names = line.partition("#")[0].split() or [""]
         if name in (canonical_host(known) for known in names):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 
 from proxy.address import Address
@@ -88,15 +89,17 @@ async def test_listeners_come_go_and_take_each_others_places(tmp_path: Path) -> 
 
 
 async def test_an_address_that_is_taken_refuses_the_whole_file(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as w:
-        free, taken = Address("127.0.0.1", free_port()), w.farm.hosts["rdsh01"].address
-        config = w.with_listeners(("free", free), ("taken", taken))
-        told = await w.reload(config | {"timeouts": {"connect": "1s"}})
-        assert f"listener taken at {taken}" in told["detail"]
-        assert w.is_refused(free), "what was bound already is let go"
-        assert await w.log_in("alice") in w.farm.hosts
-        await w.reload(w.with_listeners(("free", free)))
-        assert await w.log_in("alice", free) in w.farm.hosts
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = Address(*other.getsockname())
+        async with reloading(tmp_path) as w:
+            free = Address("127.0.0.1", free_port())
+            config = w.with_listeners(("free", free), ("taken", taken))
+            told = await w.reload(config | {"timeouts": {"connect": "1s"}})
+            assert f"listener taken at {taken}" in told["detail"]
+            assert w.is_refused(free), "what was bound already is let go"
+            assert await w.log_in("alice") in w.farm.hosts
+            await w.reload(w.with_listeners(("free", free)))
+            assert await w.log_in("alice", free) in w.farm.hosts
 
 
 async def test_a_listener_may_move_between_one_address_and_all_of_them(tmp_path: Path) -> None:

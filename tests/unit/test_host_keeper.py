@@ -85,6 +85,22 @@ async def test_a_name_server_that_fails_changes_nothing_and_shows() -> None:
         assert here.names() == RESOLVED
 
 
+async def test_a_name_that_leads_to_the_proxy_itself_changes_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where the farm's name was the hosts' until the proxy took their place."""
+    async with house(NAMED.replace("bind: 127.0.0.1:0", 'bind: "0.0.0.0:3389"')) as here:
+        await here.keeper.settled()
+        here.server.zone["farm.example", "A"] = 0, ["10.0.0.31", "127.0.0.1"]
+        async with asyncio.timeout(10):
+            while not caplog.records:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        (told,) = caplog.records
+        assert told.message == "name_failed"
+        assert vars(told)["detail"] == "127.0.0.1:3389 is this proxy itself"
+        assert here.names() == RESOLVED
+
+
 async def test_hosts_of_a_prepared_configuration_are_there_when_it_comes() -> None:
     async with house() as here:
         after = here.settings(NAMED)

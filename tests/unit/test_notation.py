@@ -156,7 +156,17 @@ def test_a_host_address_may_be_a_name(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["10.0.0.300:1", "a..b:1", "-a:1", "a b:1", "a/b:1", f"{'a' * 64}:1", "10.0.0.1:0", "host"],
+    [
+        "10.0.0.300:1",
+        "a..b:1",
+        "-a:1",
+        "a b:1",
+        "a/b:1",
+        f"{'a' * 64}:1",
+        "10.0.0.1:0",
+        "[::]:1",
+        "host",
+    ],
 )
 def test_what_cannot_be_dialled_is_no_host_address(text: str) -> None:
     assert "10.0.0.21:3389" in refusal(HOST_ADDRESS, text)

@@ -177,6 +177,27 @@ def test_an_address_of_this_machine_is_told_from_others(text: str, own: bool) ->
     assert sockets.is_own(Address.parse(text)) is own
 
 
+@pytest.mark.parametrize(
+    ("bind", "leads"),
+    [
+        ("127.0.0.1:3389", True),
+        ("0.0.0.0:3389", True),
+        ("[::]:3389", True),
+        ("[::1]:3389", False),
+        ("127.0.0.2:3389", False),
+        ("0.0.0.0:3390", False),
+    ],
+)
+def test_whether_an_address_leads_to_a_bound_one_heeds_wildcards(bind: str, leads: bool) -> None:
+    assert sockets.leads_to(Address("127.0.0.1", 3389), Address.parse(bind)) is leads
+
+
+def test_a_wildcard_of_ipv4_takes_no_ipv6() -> None:
+    assert not sockets.leads_to(Address("::1", 3389), Address("0.0.0.0", 3389))
+    assert sockets.leads_to(Address("::1", 3389), Address("::", 3389))
+    assert not sockets.leads_to(Address("192.0.2.7", 3389), Address("0.0.0.0", 3389))
+
+
 def test_an_address_that_no_way_leads_to_is_not_of_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dns.asyncresolver
 import dns.rcode
 import pytest
 
@@ -83,17 +82,29 @@ async def test_the_hosts_file_comes_first(hosts_file: Path) -> None:
         assert (await asked(server)).addresses == ("10.0.0.21",)
 
 
-async def test_without_servers_those_of_the_system_are_asked(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "no nameservers"),
+        (b"nameserver 10.0.0.300\n", "10.0.0.300"),
+        (b"nameserver 127.0.0.1\nsearch \xff\n", "decode"),
+        (b"nameserver 127.0.0.1\nsearch a..b\n", "label"),
+    ],
+)
+async def test_without_servers_those_of_the_system_are_asked_if_they_can_be_read(
+    text: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[bool] = []
-
-    class NoResolver:
-        def __init__(self, *, configure: bool) -> None:
-            made.append(configure)
-            raise OSError("nothing configured")
-
-    monkeypatch.setattr(dns.asyncresolver, "Resolver", NoResolver)
-    with pytest.raises(NameLookupError, match="nothing configured"):
+    monkeypatch.setattr(lookup, "RESOLV_CONF", tmp_path / "resolv.conf")
+    lookup.RESOLV_CONF.write_bytes(text)
+    with pytest.raises(NameLookupError, match=said):
         await look_up("farm.example")
-    assert made == [True]
+
+
+async def test_an_answer_that_blocks_a_name_is_a_failure(hosts_file: Path) -> None:
+    async with name_server() as server:
+        server.zone["farm.example", "A"] = 30, ["10.0.0.21", "0.0.0.0"]
+        with pytest.raises(NameLookupError, match="no machine"):
+            await asked(server)
+        hosts_file.write_text(":: farm.example\n")
+        with pytest.raises(NameLookupError, match="no machine"):
+            await asked(server)
