@@ -170,7 +170,9 @@ def _agent(said: dict[str, Any] | None) -> str | None:
     """What a host's agent says, much as it said it."""
     if said is None:
         return None
-    words = [said["will"], *["down"] * said["down"], f"{said['percent']}%", said["detail"]]
+    most = said["max_connections"]
+    words = [said["will"], "down" if said["down"] else None, f"{said['percent']}%"]
+    words += [f"maxconn:{most}" if most else None, said["detail"]]
     return " ".join(filter(None, words))
 
 

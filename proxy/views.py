@@ -127,7 +127,7 @@ class Views:
 
     def _readiness(self) -> Readiness:
         hosts = {
-            pool.name: (sum(host.up for host in pool.hosts), len(pool.hosts))
+            pool.name: (sum(host.alive for host in pool.hosts), len(pool.hosts))
             for pool in self.pools.values()
         }
         return Readiness(

@@ -2,8 +2,11 @@
 # health: {agent: {port: 9707}} in a pool asks for it. Windows Server 2016 or newer, as SYSTEM or an administrator:
 #   New-NetFirewallRule -DisplayName rdp-proxy-agent -Direction Inbound -Protocol TCP -LocalPort 9707 `
 #       -RemoteAddress 10.0.0.5 -Action Allow      # the proxies alone
-#   schtasks /create /tn rdp-proxy-agent /sc onstart /ru SYSTEM `
-#       /tr "powershell -NoProfile -ExecutionPolicy Bypass -File C:\rdp-proxy\agent.ps1"
+#   Register-ScheduledTask rdp-proxy-agent -User SYSTEM -Trigger (New-ScheduledTaskTrigger -AtStartup) `
+#       -Action (New-ScheduledTaskAction powershell '-NoProfile -ExecutionPolicy Bypass -File C:\rdp-proxy\agent.ps1') `
+#       -Settings (New-ScheduledTaskSettingsSet -ExecutionTimeLimit 0 -RestartCount 999 `
+#           -RestartInterval (New-TimeSpan -Minutes 1))    # without a limit of 0, Windows ends it after three days
+#   Start-ScheduledTask rdp-proxy-agent
 param([int]$Port = 9707)
 $ErrorActionPreference = 'Stop'
 

@@ -212,7 +212,7 @@ def _host(host: Host, health: HealthView | None) -> dict[str, object]:
         "address": str(host.address),
         "configured": not (host.leaving or host.adopted),
         "adopted": host.adopted,
-        "up": host.up,
+        "up": host.alive,
         "since_s": round(health.since_s, 3) if health else None,
         "failures": health.failures if health else None,
         "cause": health.cause if health else None,

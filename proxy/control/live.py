@@ -104,7 +104,7 @@ class Live:
             await asyncio.sleep(0)
             samples += part()
         return cls(
-            [(h.pool, h.name, h.up, h.wish.will, h.live) for h in sources.hosts()],
+            [(h.pool, h.name, h.alive, h.wish.will, h.live) for h in sources.hosts()],
             list(sources.connections()),
             {key: Carried(sum_.up, sum_.down) for key, sum_ in ended_bytes.items()},
             list(sources.relays()),

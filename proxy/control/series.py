@@ -111,7 +111,11 @@ SERIES: dict[str, Series] = {
     "connections_active": Series(
         "gauge", ("pool", "host"), "Connections to a session host now, those being set up included."
     ),
-    "host_up": Series("gauge", ("pool", "host"), "1 while health calls the session host up."),
+    "host_up": Series(
+        "gauge",
+        ("pool", "host"),
+        "1 while health calls the session host up and its agent does not say that it is down.",
+    ),
     "host_will": Series(
         "gauge", ("pool", "host", "will"), "1 for what the operator wants of a host, else 0."
     ),

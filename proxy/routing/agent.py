@@ -6,7 +6,7 @@ Words in any order between blanks or commas, whatever their case; what follows a
 [HAProxy configuration manual 5.2, agent-check]
 
     75%                   the part of its weight that it should get
-    maxconn:40            most connections to it
+    maxconn:40            most connections to it; 0 takes that back
     ready, drain, maint   its own will
     up                    it serves
     down, fail, stopped   it does not
@@ -79,7 +79,7 @@ def _told(said: AgentWord, word: str) -> AgentWord | None:
     if share := re.fullmatch(r"([0-9]{1,4})%", word):
         return replace(said, percent=int(share[1]))
     if most := re.fullmatch(r"maxconn:([0-9]{1,7})", word):
-        return replace(said, max_connections=int(most[1]))
+        return replace(said, max_connections=int(most[1]) or None)
     return None
 
 

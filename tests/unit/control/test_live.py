@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy import __version__
 from proxy.control.live import Sample
 from proxy.errors import Cause, Side
+from proxy.routing.agent import AgentWord
 from proxy.routing.will import Will, Wish
 from proxy.server.record import Ending, Phase
 from tests.unit.control.farm import connection
@@ -43,6 +44,11 @@ async def test_live_values_are_read_at_each_scrape(house: House) -> None:
         "held_clients": 4.0,
         "affinity_store_up": -1.0,
     }
+
+
+async def test_a_host_that_its_agent_calls_down_is_down(house: House) -> None:
+    house.hosts[0].agent = AgentWord(down=True)
+    assert (await house.scrape())["host_up{host=rdsh01,pool=desktops}"] == 0.0
 
 
 async def test_open_files_and_the_build_are_told(house: House) -> None:

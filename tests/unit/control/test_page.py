@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 
-from proxy.control.canary import Verdict
+from proxy.address import Address
+from proxy.control.canary import Door, Verdict, Way
 from proxy.control.certificates import Certificate
 from proxy.control.http import Answer, Readiness, Request
 from proxy.control.page import PageViews, page_routes
 from proxy.control.query import QueryError
+from proxy.routing.pool import Routes
+from proxy.settings import ListenerSettings
+from tests.unit.control.health_world import pool_of
 
+ROUTES = Routes(
+    ListenerSettings(name="rdp", bind=Address("127.0.0.1", 0), pool="p"), {"p": pool_of("10.0.0.1")}
+)
+WAY = Way(Door("rdp", Address("127.0.0.1", 3389), ROUTES), ROUTES.default, Address("10.0.0.1", 1))
 HOSTILE = "<script>alert('&')</script>"
 HOST = {
     "pool": "desktops",
@@ -23,6 +31,8 @@ HOST = {
     "cause": None,
     "since_s": 7200.0,
     "will": "ready",
+    "in_force": "ready",
+    "agent": None,
     "weight": 100,
     "connections": 3,
     "certificate": None,
@@ -109,9 +119,10 @@ async def test_hosts_are_shown_with_what_is_wrong(house: House) -> None:
             "cause": "refused",
             "since_s": 42.0,
             "will": "drain",
+            "in_force": "drain",
             "short_lived": True,
             "certificate": Certificate("ab", "cd", subject="CN=farm", not_after=1_800_000_000.0),
-            "canary": Verdict("another host answers", None, 0.0),
+            "canary": Verdict("another host answers", WAY, 0.0),
         },
         HOST
         | {
@@ -121,6 +132,8 @@ async def test_hosts_are_shown_with_what_is_wrong(house: House) -> None:
             "canary": Verdict(None, None, 0.0),
         },
     ]
+    said = {"up": False, "in_force": "maintenance", "agent": {"down": True}}
+    house.hosts.append(HOST | {"host": "rdsh04"} | said)
     labels = {"pool": "desktops", "host": "rdsh02"}
     house.counters["suspected_certificate_mismatch_total"] = [(labels, 2.0)]
     text = await house.text()
@@ -128,6 +141,7 @@ async def test_hosts_are_shown_with_what_is_wrong(house: House) -> None:
     assert "rdsh02 10.0.0.21:3389 down (refused) 42 s drain 100 3 CN=farm, until 2027-01-15" in text
     assert "another host answers 2 suspected certificate mismatches nobody stays" in text
     assert "rdsh03 10.0.0.21:3389 up ready 100 3 no subject, until ? right" in text
+    assert "down (says its agent) 2.0 h maintenance, says its agent 100" in text
 
 
 async def test_counters_are_summed_without_zeros_largest_first(house: House) -> None:

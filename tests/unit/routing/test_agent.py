@@ -19,6 +19,7 @@ NOW = 5000.0
         (b"75%\n", AgentWord(percent=75)),
         (b"0%", AgentWord(percent=0)),
         (b"maxconn:30\r\n", AgentWord(max_connections=30)),
+        (b"maxconn:30 maxconn:0", AgentWord()),
         (b"drain\n", AgentWord(Will.DRAIN, since=NOW)),
         (b"maint\n", AgentWord(Will.MAINTENANCE, since=NOW)),
         (b"down\n", AgentWord(down=True, since=NOW)),
