@@ -16,6 +16,7 @@ it, and keeps it out of everything that counts clients.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +42,8 @@ log = logging.getLogger("proxy")
 
 _FIRST_S = 3.0  # after the start: health checks have heard of most hosts by then
 _IDLE_S = 1.0  # between two looks for something to do
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# Where a wildcard is reached. [::] takes both families, and a machine may have no IPv6 at all.
+_ANY = {"0.0.0.0": ["127.0.0.1"], "::": ["::1", "127.0.0.1"]}
 
 
 class Door(NamedTuple):
@@ -214,10 +216,8 @@ class Canary:
         return f"another certificate answers: {self._owner(result.certificate)}"
 
     async def _visit(self, way: Way, timeout_s: float) -> tuple[ProbeResult, Passage]:
-        door = way.door.address
-        target = Address(_ANY.get(door.host, door.host), door.port)
         try:
-            sock = _bound_for(target)
+            target, sock = _way_to(way.door.address)
         except OSError as error:
             return ProbeResult(False, sockets.cause_of(error), str(error), 0.0), Passage()
         with self.expect(sockets.peer_of(sock.getsockname())) as passage:
@@ -241,8 +241,20 @@ def _wants_no_tls(result: ProbeResult) -> bool:
     return answer is not None and answer.selected_protocol == 0
 
 
+def _way_to(door: Address) -> tuple[Address, socket.socket]:
+    """Where a listener is reached from this machine, and a socket whose own end is known already.
+
+    Raises:
+        OSError: in no way.
+    """
+    *others, last = [Address(host, door.port) for host in _ANY.get(door.host, [door.host])]
+    for target in others:
+        with contextlib.suppress(OSError):
+            return target, _bound_for(target)
+    return last, _bound_for(last)
+
+
 def _bound_for(target: Address) -> socket.socket:
-    """An unconnected socket whose own end is known already."""
     sock = sockets.unconnected(target)
     try:
         sock.bind((target.host, 0))

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from proxy import sockets
 from proxy.address import Address
 from proxy.routing.pool import Host
 from proxy.routing.will import Will, Wish
@@ -108,6 +109,25 @@ async def test_another_interval_counts_at_once(
         here.tried.clear()
         await here.canary.round()
         assert len(here.tried) == 1
+
+
+async def test_a_listener_of_both_families_is_reached_where_there_is_no_ipv6(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(caplog, "127.78.33.", hosts=1) as here:
+        here.doors = [
+            door._replace(address=Address("::", door.address.port)) for door in here.doors
+        ]
+        made = sockets.unconnected
+
+        def without_ipv6(address: Address) -> socket.socket:
+            if ":" in address.host:
+                raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+            return made(address)
+
+        monkeypatch.setattr("proxy.control.canary.sockets.unconnected", without_ipv6)
+        await here.canary.round()
+        assert (here.samples(), here.events()) == ({"rdsh01": 1}, [])
 
 
 async def test_a_want_of_descriptors_ends_nothing(
