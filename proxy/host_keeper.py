@@ -131,9 +131,11 @@ class HostKeeper:
         return answer
 
     def _resolved(self, name: str, addresses: tuple[str, ...]) -> None:
-        if self.farm.resolved(name, addresses):
+        has_changed = self.farm.resolved(name, addresses)
+        if has_changed or name in self._resolver.failing:
             fields = {"dns_name": name, "addresses": list(self.farm.found[name])}
             log.info("name_resolved", extra=fields)
+        if has_changed:
             self._on_change()
 
     async def _tidy(self) -> None:

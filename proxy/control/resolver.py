@@ -32,7 +32,8 @@ class Resolver:
         lookup: raises NameLookupError.
 
     Attributes:
-        failing: the names whose latest lookup failed, and why.
+        failing: the names whose latest lookup failed, and why; one that has just been answered is
+            among them until `on_answer` has returned.
     """
 
     def __init__(self, on_answer: Callable[[str, tuple[str, ...]], None], lookup: Lookup) -> None:
@@ -96,6 +97,6 @@ class Resolver:
                 log.warning("name_failed", extra={"dns_name": name, "detail": str(failed)})
                 self.failing[name] = str(failed)
             return AGAIN_S
-        self.failing.pop(name, None)
         self._on_answer(name, answer.addresses)
+        self.failing.pop(name, None)
         return min(max(answer.ttl_s, LEAST_S), MOST_S)

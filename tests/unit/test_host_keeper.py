@@ -35,6 +35,9 @@ class House:
     def names(self) -> list[str]:
         return [host.name for host in self.keeper.farm.hosts]
 
+    def is_answered(self) -> bool:
+        return all(it.value for it in self.keeper.samples() if it.name == "dns_name_up")
+
     async def until_changed(self, changes: int) -> None:
         async with asyncio.timeout(10):
             while self.changes < changes:  # noqa: ASYNC110
@@ -75,14 +78,24 @@ async def test_names_are_followed_from_the_start() -> None:
         assert here.names() == [*RESOLVED[:3], "tool02[10.0.0.32]"]
 
 
-async def test_a_name_server_that_fails_changes_nothing_and_shows() -> None:
+async def test_a_name_server_that_fails_changes_nothing_and_shows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "proxy")
     async with house(NAMED) as here:
         await here.keeper.settled()
-        here.server.zone = {}
+        zone, here.server.zone = here.server.zone, {}
         async with asyncio.timeout(10):
-            while next(here.keeper.samples()).value:  # noqa: ASYNC110
+            while here.is_answered():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert here.names() == RESOLVED
+        here.server.zone = zone
+        async with asyncio.timeout(10):
+            while len(caplog.records) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        told = [record.message for record in caplog.records]
+        assert told == ["name_resolved", "name_failed", "name_resolved"]
+        assert here.changes == 1
 
 
 async def test_a_name_that_leads_to_the_proxy_itself_changes_nothing(
