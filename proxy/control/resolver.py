@@ -81,9 +81,12 @@ class Resolver:
                 await self._changed.wait()
 
     async def _follow(self, name: str, slots: asyncio.Semaphore) -> None:
+        me = asyncio.current_task()
         while True:
             async with slots:
                 rest_s = await self._ask(name)
+            if me and me.cancelling():  # dnspython's wait_for may swallow that in Python 3.11
+                return
             self._asked.add(name)
             self._told.set()
             await asyncio.sleep(rest_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -137,6 +137,21 @@ async def test_an_answer_for_a_name_that_was_given_up_meanwhile_is_no_failure_of
     world = World(farm=[AWAY])
     await world.resolver._ask("farm")
     assert world.resolver.failing == {}
+
+
+async def test_a_lookup_that_swallows_its_cancellation_holds_nobody_up() -> None:
+    world = World(farm=[FIRST])
+    begun = asyncio.Event()
+
+    async def look_up(_: str) -> Answer:
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return Answer(("10.0.0.1",), 300)
+
+    world.resolver = Resolver(lambda name, found: None, look_up)
+    async with asyncio.timeout(10), running(world, ["farm"]):
+        await begun.wait()
 
 
 async def test_few_names_are_asked_at_once() -> None:
