@@ -106,10 +106,9 @@ async def test_a_name_that_leads_to_the_proxy_itself_changes_nothing(
         await here.keeper.settled()
         here.server.zone["farm.example", "A"] = 0, ["10.0.0.31", "127.0.0.1"]
         async with asyncio.timeout(10):
-            while not caplog.records:  # noqa: ASYNC110
+            while here.is_answered():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
-        (told,) = caplog.records
-        assert told.message == "name_failed"
+        (told,) = [record for record in caplog.records if record.message == "name_failed"]
         assert vars(told)["detail"] == "127.0.0.1:3389 is this proxy itself"
         assert here.names() == RESOLVED
 
