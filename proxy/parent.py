@@ -113,7 +113,7 @@ class Parent:
             child.flush()
         if self._code is None:
             for child in (house.front, *house.relays):
-                if not child.pid and child.due_at <= now and not self._stops:
+                if not child.pid and child.due_at <= now and self._starts:
                     self._start(child)
             for front in house.fronts:
                 if front.pid and self._silent_at(front) <= now:
@@ -126,6 +126,11 @@ class Parent:
             for child in house.children:
                 child.kill(signal.SIGKILL)
 
+    @property
+    def _starts(self) -> bool:
+        """Whether children are started: told to stop, only what a front needs to get ready."""
+        return not self._stops or not self._house.front.ready
+
     def _silent_at(self, front: Child) -> float:
         if front.heard_at is None:
             return front.started_at + START_S
@@ -137,7 +142,7 @@ class Parent:
         due = [now + 60.0, self._notify.due_at]
         if self._code is None:
             due.append(self._upgrade.due_at)
-            if not self._stops:
+            if self._starts:
                 due += [child.due_at for child in (house.front, *house.relays) if not child.pid]
         due += [self._silent_at(front) for front in house.fronts if front.pid]
         if self._kill_at is not None:

@@ -77,6 +77,8 @@ async def main():
     again = await link.listen(Address("127.0.0.1", 0))
     assert sock.getsockname() == again.getsockname()
     again.close()
+    if args.mode == "slow":
+        await stop.wait()
     await link.relays(args.relays)
     await pool.ready(args.relays, 20)
     configuration = link.last_configuration
@@ -272,6 +274,14 @@ def test_sigterm_ends_the_front_then_the_relays_and_returns_the_fronts_code(
         house.client()
     client.close()
     host.close()
+
+
+def test_a_stop_that_comes_during_the_start_is_obeyed_in_order(build: Callable[..., House]) -> None:
+    house = build(mode="slow")
+    wait_for(lambda: len(house.events("refused")) == 1)
+    house.parent.send_signal(signal.SIGTERM)
+    assert house.parent.wait(PATIENCE_S) == 5
+    assert len(house.events("ready")) == 1
 
 
 def test_ctrl_c_reaches_the_front_once_and_as_sigterm(build: Callable[..., House]) -> None:
