@@ -237,8 +237,8 @@ class Placer:
         while queue and steps:
             steps -= 1
             host = queue.pop(0)
-            if host in failed or (host.leaving and host.name != expected):
-                continue
+            if host in failed or not (host.takes or host.name == expected):
+                continue  # it takes nobody new any more
             if not failed and decision.reason is not Reason.PIN:
                 pool.placed(host)
             winner = await self._claim(visit, host, expected)

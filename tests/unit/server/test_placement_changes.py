@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import Cause, LimitError, ServerError
+from proxy.routing.will import Will, Wish
 from proxy.settings import TokenPolicy
 from proxy.wire.tokens import encode_msts
 from tests.unit.server.stage import ALICE, Stage, stage
@@ -51,14 +52,23 @@ async def test_a_host_that_is_forgotten_while_it_is_claimed_is_not_dialled(
         assert pin.host == left.name, "and the pin is where the client is"
 
 
+def leaves(farm: Stage) -> None:
+    keep(farm, "a", "b")
+
+
+def drains(farm: Stage) -> None:
+    farm.pool.hosts[2].wish = Wish(Will.DRAIN)
+
+
+@pytest.mark.parametrize("begins", [leaves, drains])
 async def test_nobody_new_is_balanced_to_a_host_that_began_to_leave_after_the_decision(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, begins: Callable[[Stage], None]
 ) -> None:
     async with stage("refuse", "refuse", "answer") as farm:
         for host in farm.pool.hosts:
             host.live = 1  # they stay while they leave
         farm.pool.hosts[2].live = 2  # and this one is the last candidate
-        at_the_claim(farm, monkeypatch, lambda _: keep(farm, "a", "b"))
+        at_the_claim(farm, monkeypatch, lambda _: begins(farm))
         farm.placer.timeouts = farm.timeouts.model_copy(update={"no_host_s": 0.0})
         with pytest.raises(ServerError):
             await farm.place()
