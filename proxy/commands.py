@@ -241,12 +241,13 @@ def _say_will(rows: list[dict[str, Any]]) -> None:
             terms += f", deadline in {time_text(row['deadline_s'])}, {over}"
         say(f"{row['pool']}: {row['host']} {_STATES[row['will']]}{terms}; {left} on this node")
     host, will = rows[0]["host"], rows[0]["will"]
-    address = rows[0]["address"].rpartition(":")[0]
-    name = host if address.strip("[]").replace(".", "").isdigit() or ":" in address else address
+    address = rows[0]["address"].rpartition(":")[0].strip("[]")
+    is_ip = address.replace(".", "").isdigit() or ":" in address
+    name = host if is_ip and host != f"[{address}]" else address
     allowed, logon = ("Yes", "/enable") if will == "ready" else ("No", "/drain")
     say("Windows is not told by this. The broker goes on by its own list, and so does the host:")
     say(f"  on the broker:  Set-RDSessionHost -SessionHost {name} -NewConnectionAllowed {allowed}")
-    say(f"  on {host}:  change logon {logon}")
+    say(f"  on {name}:  change logon {logon}")
 
 
 def _canary(args: argparse.Namespace) -> int:

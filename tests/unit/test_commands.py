@@ -155,6 +155,16 @@ async def test_a_host_is_drained_and_windows_is_remembered(desk: Desk, tmp_path:
     assert "0 s ago" in (await said(tmp_path, "hosts"))[1]
 
 
+async def test_windows_knows_no_adopted_host_by_its_brackets(desk: Desk, tmp_path: Path) -> None:
+    for address in ("10.0.0.99", "2001:db8::9"):
+        desk.pools["desktops"].adopt(f"[{address}]", Address(address, 3389))
+        lines = await said(tmp_path, "maintenance", f"[{address}]")
+        assert lines[2:] == [
+            f"  on the broker:  Set-RDSessionHost -SessionHost {address} -NewConnectionAllowed No",
+            f"  on {address}:  change logon /drain",
+        ]
+
+
 async def test_a_drain_may_be_waited_for(desk: Desk, tmp_path: Path) -> None:
     host = desk.pools["desktops"].by_name["rdsh01"]
     host.live = 1
