@@ -101,9 +101,9 @@ class Upgrade:
 
     def front_is_ready(self, front: Child) -> None:
         """It has said so."""
-        if self.step is not Step.FRONT:
-            return
-        if front is self._house.next:
+        if self.step is not Step.FRONT:  # it took the place of one that had died
+            self._house.listening.keep_only(front.listens)
+        elif front is self._house.next:
             self._go_to(Step.LEAVE)
             self._house.promote()
         else:  # the old one died meanwhile, and this one took its place

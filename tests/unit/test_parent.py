@@ -104,6 +104,18 @@ def test_after_unlisten_clients_are_refused_once_the_front_let_go(front: Front) 
         socket.create_connection(name)
 
 
+def test_what_only_a_front_that_has_died_listened_at_is_let_go(front: Front) -> None:
+    with listen(front, 1, "127.0.0.1", 0) as sock:
+        gone = sock.getsockname()
+    front.house.front.listens = set()  # as of one that is started
+    with listen(front, 2, "127.0.0.2", 0) as sock:
+        kept = sock.getsockname()
+    front.ask("ready")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(gone)
+    socket.create_connection(kept).close()
+
+
 @pytest.mark.parametrize(
     ("host", "port", "code"),
     [
