@@ -18,7 +18,7 @@ from proxy.errors import Cause, LimitError, ServerError, StoreError
 from proxy.routing.decide import Question, decide, named_addresses
 from proxy.routing.key import affinity_key
 from proxy.routing.model import BY_BROKER, Decision, Reason, RepinCause, TokenFate
-from proxy.routing.pool import Host, Routes
+from proxy.routing.pool import Host, Pool, Routes
 from proxy.routing.will import Hold, Will
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
@@ -106,7 +106,7 @@ class Placer:
                     raise
                 return placed
             visit.record.phase = Phase.PLACE
-            if any(host.takes and host.full for host in visit.pool.hosts):
+            if _is_full(visit.pool) or not self.lines.is_free(visit.pool):
                 await self._stand_in_line(visit)
             elif not await self._hold(visit, self._hosts_turned):
                 raise ServerError(Cause.NO_HOST, f"no host of {visit.pool.name} could be had")
@@ -344,7 +344,9 @@ class Placer:
             if turn.is_first or turn.called.is_set():  # a long line must not ask the table for ever
                 turn.called.clear()
                 return
-        raise LimitError(Cause.HOST_FULL, f"no place in pool {visit.pool.name} came free")
+        if _is_full(visit.pool):
+            raise LimitError(Cause.HOST_FULL, f"no place in pool {visit.pool.name} came free")
+        raise ServerError(Cause.NO_HOST, f"no host of {visit.pool.name} could be had")
 
     def _leave_line(self, visit: Visit) -> None:
         if visit.turn is not None:
@@ -390,3 +392,8 @@ class Placer:
         finally:
             self.held -= 1
         return True
+
+
+def _is_full(pool: Pool) -> bool:
+    """Whether a host would take new clients, but for want of a place."""
+    return any(host.takes and host.full for host in pool.hosts)

@@ -98,6 +98,23 @@ async def test_places_are_given_in_the_order_of_coming_and_no_newcomer_takes_one
         assert (full.live, farm.placer.held) == (0, 0)
 
 
+async def test_places_that_come_free_at_once_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placement, "RETRY_S", 3600.0)
+    async with stage("answer") as farm:
+        room_for(farm.pool.hosts, 1)
+        farm.pool.hosts[0].live = 1
+        farm.timeouts = farm.placer.timeouts = farm.timeouts.model_copy(update={"no_host_s": 3600})
+        async with asyncio.timeout(10), asyncio.TaskGroup() as clients:
+            for number in range(4):
+                clients.create_task(farm.place(source=f"203.0.113.{number}"))
+                await waits(farm, number + 1)
+            room_for(farm.pool.hosts, 9)
+            farm.placer.host_turned()
+        assert farm.placer.held == 0
+
+
 async def test_only_the_first_in_line_looks_again_by_himself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -130,6 +147,20 @@ async def test_who_finds_no_host_is_told_so_though_one_that_drains_is_full() -> 
         host.live, host.wish = 1, Wish(Will.DRAIN)
         with pytest.raises(ServerError) as refused:
             await farm.place()
+        assert refused.value.cause is Cause.NO_HOST
+
+
+async def test_who_stands_in_line_when_the_last_host_goes_is_told_that_there_is_none() -> None:
+    async with stage("answer") as farm:
+        (host,) = farm.pool.hosts
+        room_for([host], 1)
+        host.live = 1
+        coming = asyncio.create_task(farm.place())
+        await waits(farm, 1)
+        host.up = False
+        farm.placer.host_turned()
+        with pytest.raises(ServerError) as refused:
+            await coming
         assert refused.value.cause is Cause.NO_HOST
 
 
