@@ -204,6 +204,7 @@ def _probe(args: argparse.Namespace) -> int:
         asked = Address.parse(args.address, default_port=3389)
         timeout_s = float(str(duration(0.01, 600)(args.timeout)))
         found = socket.getaddrinfo(*asked, type=socket.SOCK_STREAM)
+        found.sort(key=lambda it: it[0] == socket.AF_INET6)  # as for a host that is configured so
     except ValueError as error:
         raise CommandError(str(error), WRONG) from None
     except OSError as error:

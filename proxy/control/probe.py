@@ -49,6 +49,7 @@ from proxy.wire.x224 import (
 _PLAIN = NegotiationResponse(0, 0)  # what an answer without negotiation data stands for
 _GOODBYE_S = 0.25  # for the host's last words, so that the close is an end and not a reset
 _READ_BYTES = 16384
+_OP_LEGACY_SERVER_CONNECT = 0x4  # has a name in ssl from Python 3.12 on
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ async def _visit(
             sock = await connect(now + min(connect_s, timeout_s))
             heard = await talk(sock, until)
         except WireError as error:
-            heard = _Heard(cause=error.cause, detail=str(error))
+            heard = _Heard(cause=error.cause, detail=error.detail)
         except OSError as error:
             step = "no connection" if sock is None else "no answer"
             why = os.strerror(error.errno) if error.errno else "timed out"
@@ -238,7 +239,10 @@ def _any_tls() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.set_ciphers("ALL:@SECLEVEL=0")
+    # Without anonymous ciphers: they come without a certificate. What has missed the renegotiation
+    # fix of 2009 (RFC 5746) is OpenSSL's to refuse unless told otherwise, and clients take it.
+    context.set_ciphers("ALL:!aNULL:@SECLEVEL=0")
+    context.options |= _OP_LEGACY_SERVER_CONNECT
     with warnings.catch_warnings():  # old versions are deprecated, and meant
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = ssl.TLSVersion.TLSv1

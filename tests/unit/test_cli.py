@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,19 @@ def test_probe_says_in_one_line_what_is_wrong(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_probe_visits_the_address_of_a_name_that_the_proxy_would(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def resolved(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        stream = (socket.SOCK_STREAM, 6, "")
+        six, four = ("::1", port, 0, 0), ("127.0.0.1", port)
+        return [(socket.AF_INET6, *stream, six), (socket.AF_INET, *stream, four)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    assert cli.main(["probe", "both.example:1"]) == 1
+    assert capsys.readouterr().out.startswith("host         both.example:1 (127.0.0.1:1)")
 
 
 def test_a_routing_token_goes_both_ways() -> None:
