@@ -3,7 +3,8 @@
 A pool has them where `health.agent` says so. A visit is a TCP connection and one line (see
 `routing.agent`), as often as the pool's health checks are. An agent that does not answer changes
 nothing, as HAProxy has it: whether the host lives is for health checks to say. What an agent has
-said counts until it says something else, or until the operator makes the host ready.
+said counts until it says something else, until the operator makes the host ready, or until it is
+asked no more: the configuration has no agent there, or the host is at another address.
 
 Work is bounded: at most MAX_IN_FLIGHT visits at once, each under the pool's `health.timeout`.
 """
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from proxy import sockets
 from proxy.address import Address
 from proxy.control.live import Sample
-from proxy.routing.agent import LINE_MAX_BYTES
+from proxy.routing.agent import LINE_MAX_BYTES, AgentWord
 from proxy.routing.pool import Host, Pool
 from proxy.routing.will import Will
 
@@ -37,11 +38,12 @@ before."""
 
 
 class Visit(NamedTuple):
-    """Whom to ask now, and where."""
+    """Whom to ask, where, and how often."""
 
     host: Host
     agent: Address
     timeout_s: float
+    interval_s: float
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class AgentMonitor:
     rng: random.Random
     clock: Callable[[], float]
     wall: Callable[[], float]
+    _at: dict[Host, Visit] = field(default_factory=dict)
     _due: dict[Host, float] = field(default_factory=dict)
     _answers: dict[Host, bool] = field(default_factory=dict)
     _in_flight: set[Host] = field(default_factory=set)
@@ -74,18 +77,23 @@ class AgentMonitor:
 
     def begin(self) -> list[Visit]:
         """The visits that are due; each counts as in flight until `finish`."""
-        now, due, begun = self.clock(), dict[Host, float](), list[Visit]()
-        for host, port, interval_s, timeout_s in self._with_agents():
-            due[host] = self._due.get(host, now + min(_SPREAD_S, interval_s) * self.rng.random())
-            if due[host] > now or host in self._in_flight:
-                continue
-            if len(self._in_flight) >= MAX_IN_FLIGHT:
-                continue
-            due[host] = now + interval_s * self.rng.uniform(1 - _JITTER, 1 + _JITTER)
-            self._in_flight.add(host)
-            begun.append(Visit(host, Address(host.address.host, port), timeout_s))
-        self._due = due
-        self._answers = {host: is_up for host, is_up in self._answers.items() if host in due}
+        now, due, at = self.clock(), dict[Host, float](), dict[Host, Visit]()
+        for visit in self._with_agents():
+            host, spread_s = visit.host, min(_SPREAD_S, visit.interval_s)
+            at[host] = visit
+            if host in self._at and self._at[host].agent != visit.agent:
+                self._forget(host)
+            due[host] = self._due.get(host, now + spread_s * self.rng.random())
+        for host in self._at.keys() - at.keys():
+            self._forget(host)
+        self._due, self._at = due, at
+        waiting = [host for host in due if due[host] <= now and host not in self._in_flight]
+        waiting.sort(key=due.__getitem__)  # where agents are silent, all have their turn still
+        begun = [at[host] for host in waiting[: MAX_IN_FLIGHT - len(self._in_flight)]]
+        for visit in begun:
+            rest_s = visit.interval_s * self.rng.uniform(1 - _JITTER, 1 + _JITTER)
+            due[visit.host] = now + rest_s
+            self._in_flight.add(visit.host)
         return begun
 
     def finish(self, host: Host, line: bytes | None) -> None:
@@ -121,18 +129,27 @@ class AgentMonitor:
                 yield Sample("host_agent_will", (*labels, will), will is host.agent.will)
 
     async def _ask(self, visit: Visit) -> None:
-        line: bytes | None = None
-        try:
-            line = await ask_agent(visit.agent, visit.timeout_s)
-        finally:
+        line = await ask_agent(visit.agent, visit.timeout_s)
+        self._in_flight.discard(visit.host)
+        asked = self._at.get(visit.host)
+        if asked is not None and asked.agent == visit.agent:
             self.finish(visit.host, line)
 
-    def _with_agents(self) -> Iterator[tuple[Host, int, float, float]]:
+    def _with_agents(self) -> Iterator[Visit]:
         for pool in self.pools.values():
             health = pool.settings.health
             if health.agent is not None:
                 for host in pool.hosts:
-                    yield host, health.agent.port, health.interval_s, health.timeout_s
+                    agent = Address(host.address.host, health.agent.port)
+                    yield Visit(host, agent, health.timeout_s, health.interval_s)
+
+    def _forget(self, host: Host) -> None:
+        """Nobody asks this agent any more, so what it has said counts no more."""
+        self._answers.pop(host, None)
+        self._due.pop(host, None)
+        if host.agent != AgentWord():
+            took, host.agent = host.takes, AgentWord()
+            self.on_word(host, took)
 
     def _fields(self, host: Host) -> dict[str, object]:
         said = host.agent

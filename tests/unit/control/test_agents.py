@@ -124,6 +124,64 @@ def test_only_so_many_are_asked_at_once() -> None:
     assert len(world.begin(2)) == MAX_IN_FLIGHT
 
 
+def test_where_agents_are_silent_all_have_their_turn() -> None:
+    world = World(hosts=MAX_IN_FLIGHT + 5)
+    world.begin(0)
+    first = world.begin(2)
+    for name in first:
+        world.monitor.finish(world.pool.by_name[name], None)
+    later = world.begin(20)
+    assert {host.name for host in world.pool.hosts} <= {*first, *later}
+
+
+@pytest.mark.parametrize("change", ["address", "agent"])
+def test_what_an_agent_said_that_is_asked_no_more_counts_no_more(change: str) -> None:
+    world = World(hosts=1)
+    (host,) = world.pool.hosts
+    world.begin(0)
+    world.begin(2)
+    world.monitor.finish(host, b"drain 10%\n")
+    world.turned.clear()
+    settings = world.pool.settings
+    if change == "address":
+        moved = settings.hosts[0].model_copy(update={"address": Address("127.0.0.2", 3389)})
+        world.pool.change(settings.model_copy(update={"hosts": (moved,)}), {})
+    else:
+        health = settings.health.model_copy(update={"agent": None})
+        world.pool.change(settings.model_copy(update={"health": health}), {})
+    world.begin(1)
+    assert (host.agent, world.turned) == (AgentWord(), [("h0", False)])
+    assert [it.name for it in world.monitor.samples()] == []
+
+
+async def test_a_visit_that_is_broken_off_is_no_silence(caplog: pytest.LogCaptureFixture) -> None:
+    with agent(b"up", leaves=False) as address:
+        world = World(address.port, hosts=1)
+        world.begin(0)
+        world.clock.now += 2
+        (visit,) = world.monitor.begin()
+        visiting = asyncio.create_task(world.monitor._ask(visit))
+        await asyncio.sleep(0)
+        visiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await visiting
+    assert caplog.records == []
+
+
+async def test_what_the_agent_of_another_address_says_meanwhile_is_not_heard() -> None:
+    with agent(b"drain\n") as address:
+        world = World(address.port, hosts=1)
+        (host,) = world.pool.hosts
+        world.begin(0)
+        world.clock.now += 2
+        (visit,) = world.monitor.begin()
+        host.address = Address("127.0.0.2", 3389)
+        world.begin(0)
+        await world.monitor._ask(visit)
+        assert host.agent == AgentWord()
+        assert world.begin(3) == ["h0"], "the one that is there now is asked"
+
+
 def test_a_pool_without_agents_asks_nobody() -> None:
     world = World()
     health = world.pool.settings.health.model_copy(update={"agent": None})
