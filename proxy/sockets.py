@@ -72,12 +72,12 @@ def is_own(address: Address) -> bool:
     """Whether a numeric address is one of this machine's: the kernel takes itself for the source
     then. Nothing is sent."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect(address)
-        except OSError:  # no way leads there
-            return False
-        return bool(sock.getsockname()[0] == address.host)
+            return bool(sock.getsockname()[0] == address.host)
+    except OSError:  # no way leads there, or this kernel has no such family
+        return False
 
 
 def leads_to(address: Address, bind: Address) -> bool:

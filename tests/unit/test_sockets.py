@@ -207,3 +207,9 @@ def test_an_address_that_no_way_leads_to_is_not_of_this_machine(
 
     monkeypatch.setattr(socket, "socket", Cut)
     assert not sockets.is_own(Address("192.0.2.7", 3389))
+
+    def of_no_family(*_: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", of_no_family)
+    assert not sockets.leads_to(Address("::1", 3389), Address("::", 3389))
