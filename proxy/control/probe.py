@@ -49,6 +49,7 @@ from proxy.wire.x224 import (
 _PLAIN = NegotiationResponse(0, 0)  # what an answer without negotiation data stands for
 _GOODBYE_S = 0.25  # for the host's last words, so that the close is an end and not a reset
 _READ_BYTES = 16384
+_LAST_READS = 16
 _OP_LEGACY_SERVER_CONNECT = 0x4  # has a name in ssl from Python 3.12 on
 
 
@@ -231,8 +232,9 @@ async def _say_goodbye(sock: socket.socket, until: float) -> None:
     """End our direction and read what is under way: closing with unread bytes would be a reset."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
-        while await sockets.receive(sock, _READ_BYTES, until):
-            pass
+        for _ in range(_LAST_READS):  # one that talks on without end must not keep the loop
+            if not await sockets.receive(sock, _READ_BYTES, until):
+                return
 
 
 def _any_tls() -> ssl.SSLContext:
