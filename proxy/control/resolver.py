@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 
 from proxy.control.lookup import Answer, NameLookupError
 
@@ -19,8 +19,9 @@ LEAST_S = 2.0  # between two questions for one name, however short its answers h
 MOST_S = 300.0
 AGAIN_S = 3.0  # after a failure
 _AT_ONCE = 16
+_MOMENT_S = 0.1
 
-Lookup = Callable[[str], Awaitable[Answer]]
+Lookup = Callable[[str], Coroutine[None, None, Answer]]
 
 
 class Resolver:
@@ -39,7 +40,7 @@ class Resolver:
     def __init__(self, on_answer: Callable[[str, tuple[str, ...]], None], lookup: Lookup) -> None:
         self.failing: dict[str, str] = {}
         self._on_answer = on_answer
-        self._lookup = lookup
+        self._look_up = lookup
         self._wanted: set[str] = set()
         self._asked: set[str] = set()
         self._told = asyncio.Event()
@@ -81,12 +82,9 @@ class Resolver:
                 await self._changed.wait()
 
     async def _follow(self, name: str, slots: asyncio.Semaphore) -> None:
-        me = asyncio.current_task()
         while True:
             async with slots:
                 rest_s = await self._ask(name)
-            if me and me.cancelling():  # dnspython's wait_for may swallow that in Python 3.11
-                return
             self._asked.add(name)
             self._told.set()
             await asyncio.sleep(rest_s)
@@ -94,7 +92,7 @@ class Resolver:
     async def _ask(self, name: str) -> float:
         """Ask once; how long to wait with the next question."""
         try:
-            answer = await self._lookup(name)
+            answer = await self._answer(name)
         except NameLookupError as failed:
             if name in self._wanted - self.failing.keys():
                 log.warning("name_failed", extra={"dns_name": name, "detail": str(failed)})
@@ -103,3 +101,17 @@ class Resolver:
         self._on_answer(name, answer.addresses)
         self.failing.pop(name, None)
         return min(max(answer.ttl_s, LEAST_S), MOST_S)
+
+    async def _answer(self, name: str) -> Answer:
+        """What the lookup says.
+
+        One that is broken off is let finish if that takes a moment only: uvloop loses a socket
+        whose making is cancelled, and dnspython may not notice that it was (Python 3.11).
+        """
+        asked = asyncio.get_running_loop().create_task(self._look_up(name))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            await asyncio.wait([asked], timeout=_MOMENT_S)
+            asked.cancel()
+            raise

@@ -154,6 +154,26 @@ async def test_a_lookup_that_swallows_its_cancellation_holds_nobody_up() -> None
         await begun.wait()
 
 
+async def test_a_lookup_that_takes_a_moment_only_is_not_broken_off() -> None:
+    begun = asyncio.Event()
+    ended = list[bool]()
+
+    async def look_up(_: str) -> Answer:
+        begun.set()
+        try:
+            for _turn in range(5):
+                await asyncio.sleep(0)
+        finally:
+            ended.append(asyncio.current_task().cancelling() == 0)  # type: ignore[union-attr]
+        return Answer(("10.0.0.1",), 300)
+
+    world = World(farm=[FIRST])
+    world.resolver = Resolver(lambda name, found: None, look_up)
+    async with running(world, ["farm"]):
+        await begun.wait()
+    assert ended == [True]
+
+
 async def test_few_names_are_asked_at_once() -> None:
     names = [f"n{number}" for number in range(100)]
     world = World(**{name: [FIRST] for name in names})
