@@ -124,6 +124,7 @@ async def test_hosts_of_a_prepared_configuration_are_there_when_it_comes() -> No
         here.keeper.change(here.settings(FARM))
         named = [it for it in here.keeper.samples() if it.name == "dns_name_up"]
         assert named == []
+        assert here.keeper._resolver.names == set(), "nobody asks for it any more"
 
 
 async def test_a_host_that_has_left_is_forgotten_with_its_last_connection() -> None:
@@ -140,8 +141,13 @@ async def test_a_host_that_has_left_is_forgotten_with_its_last_connection() -> N
 
 async def test_hosts_that_came_with_connections_are_indexed() -> None:
     async with house() as here:
+        farm = here.keeper.farm
+        farm.pools["desktops"].adopt("rdsh09", Address("10.0.0.9", 3389))
+        assert here.keeper.named_by(farm.routes["rdp"], token("10.0.0.9:3389")) is None
         here.keeper.adopted()
         assert here.changes == 1
+        host = here.keeper.named_by(farm.routes["rdp"], token("10.0.0.9:3389"))
+        assert host is farm.pools["desktops"].by_name["rdsh09"]
 
 
 ADOPTING = FARM.replace(

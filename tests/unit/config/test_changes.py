@@ -110,10 +110,12 @@ def test_what_is_live_exists_under_that_name() -> None:
 
 def test_the_summary_counts_hosts_and_names_what_waits() -> None:
     new = after(
-        ("name: rdsh02", "name: rdsh03"), ("10.0.0.21", "10.0.0.9"), more="relay: {processes: 3}\n"
+        ("name: rdsh02", "name: rdsh03"),
+        ("10.0.0.21", "10.0.0.9"),
+        more="relay: {processes: 3}\nlog: {level: debug}\n",
     )
     assert summary(changes(after(), new)) == {
-        "changes": 4,
+        "changes": 5,
         "hosts_added": 1,
         "hosts_removed": 1,
         "wait": ["relay.processes"],

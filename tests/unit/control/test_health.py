@@ -89,6 +89,20 @@ def test_a_dead_host_is_down_before_fall_times_interval_even_where_it_swallows_e
     assert world.health(pool.hosts[0]).cause is Cause.TIMEOUT
 
 
+def test_a_failure_that_turned_nobody_leaves_no_cause_behind() -> None:
+    pool = pool_of("10.0.0.1", health=HealthSettings(fall=3))
+    world = World(pool)
+    causes = []
+
+    def refuses_twice(host: Host) -> ProbeResult:
+        causes.append(world.health(host).cause)
+        return REFUSED if len(causes) <= 2 else PASSED
+
+    world.until(1030, refuses_twice)
+    assert causes[:5] == [None, Cause.REFUSED, Cause.REFUSED, None, None]
+    assert world.turns == []
+
+
 def test_a_host_that_is_down_is_asked_every_second() -> None:
     pool = pool_of("10.0.0.1")
     world = World(pool)

@@ -43,8 +43,17 @@ def test_a_connection_that_has_lasted_long_ago_says_nothing_at_its_end() -> None
     assert lifespans.all_short(31)
 
 
+def test_a_connection_that_has_lasted_is_none_of_the_short_ones() -> None:
+    lifespans = Lifespans()
+    lifespans.began(1000, 0)
+    fail(lifespans, 9, at=20)
+    assert not lifespans.ended(1000, 31, "client0")
+    assert not lifespans.all_short(31)
+
+
 def test_what_tells_nothing_of_the_host_is_not_counted() -> None:
     lifespans = Lifespans()
+    fail(lifespans, 9)
     for number in range(50):
         lifespans.began(number, number)
         assert not lifespans.ended(number, number + 1, None)

@@ -39,13 +39,12 @@ def test_least_connections_lets_equals_take_turns() -> None:
 
 def test_round_robin_interleaves_by_weight() -> None:
     farm = pool(weights=[300, 100, 100])
-    order = []
+    order = ""
     for _ in range(10):
         host = round_robin(farm.ready(), None)[0]
         farm.placed(host)
-        order.append(host.name)
-    assert Counter(order) == {"a": 6, "b": 2, "c": 2}
-    assert "aaa" not in "".join(order[:5])
+        order += host.name
+    assert order == "abaca" * 2
 
 
 def test_a_host_that_is_down_saves_up_no_turns() -> None:
@@ -80,8 +79,10 @@ def test_the_hash_takes_user_names_that_are_no_text() -> None:
 
 
 def test_without_a_key_the_hash_ranks_by_load() -> None:
-    farm = pool()
-    farm.hosts[0].live = farm.hosts[1].live = 2
-    ranked: list[Host] = rendezvous(farm.hosts, None)
-    assert ranked == least_connections(farm.hosts, None)
-    assert ranked[0].name == "c"
+    for idle in range(3):
+        farm = pool()
+        for host in farm.hosts:
+            host.live = 0 if host is farm.hosts[idle] else 2
+        ranked: list[Host] = rendezvous(farm.hosts, None)
+        assert ranked == least_connections(farm.hosts, None)
+        assert ranked[0] is farm.hosts[idle]

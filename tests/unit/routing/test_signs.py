@@ -86,3 +86,9 @@ def test_token_connections_in_a_row_are_a_loop_and_then_counted_anew() -> None:
 def test_token_connections_over_a_long_time_are_none() -> None:
     hops = Hops()
     assert not any(hops.ended(at * LOOP_S / 3) for at in range(50))
+
+
+@pytest.mark.parametrize(("every_s", "is_loop"), [(15.0, True), (15.1, False)])
+def test_a_loop_is_five_within_a_minute(every_s: float, is_loop: bool) -> None:
+    hops = Hops()
+    assert [hops.ended(100 + every_s * turn) for turn in range(5)][-1] is is_loop

@@ -206,7 +206,10 @@ async def test_a_pin_that_the_table_lost_is_seeded_again(k: Keeping) -> None:
     assert await k.host() == "a"
 
 
-async def test_a_minute_after_a_redirection_the_pin_is_where_the_user_is(k: Keeping) -> None:
+async def test_a_minute_after_a_redirection_the_pin_is_where_the_user_is(
+    k: Keeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "proxy")
     await k.store.claim(KEY, "a", expected=None, ttl_s=600)
     k.clock.now += 1
     k.connect("b", Reason.TOKEN)
@@ -217,6 +220,8 @@ async def test_a_minute_after_a_redirection_the_pin_is_where_the_user_is(k: Keep
     await k.tick()
     assert await k.host() == "b"
     assert k.observed.moved == ["token"]
+    (line,) = [vars(line) for line in caplog.records if line.message == "pin_moved"]
+    assert (line["pool"], line["to"]) == ("desktops", "b")
 
 
 async def test_a_tokenless_connection_meanwhile_keeps_the_pin(k: Keeping) -> None:

@@ -164,9 +164,12 @@ def test_many_people_without_names_are_judged_by_token_only(house: House, source
     assert house.told == [(Sign.CERTIFICATE_MISMATCH, "c")]
 
 
-def test_a_name_that_one_of_two_connections_lacks_is_no_other_client(house: House) -> None:
-    house.glance("a", user="alice")
-    house.glance("b")
+@pytest.mark.parametrize("names", [("alice", None), (None, "alice")])
+def test_a_name_that_one_of_two_connections_lacks_is_no_other_client(
+    house: House, names: tuple[str | None, str | None]
+) -> None:
+    for host, user in zip("ab", names, strict=True):
+        house.glance(host, user=user)
     assert house.told == [(Sign.CERTIFICATE_MISMATCH, "b")]
 
 
@@ -247,6 +250,13 @@ def test_a_redirector_does_its_work_however_short_its_connections(house: House) 
         house.login("a", source=source)
         house.login("b", after_s=3600, source=source, **by_token())
     assert house.told == []
+
+
+def test_a_client_that_comes_again_with_its_token_was_not_sent_on(house: House) -> None:
+    for number in range(6):
+        for _ in range(2):
+            house.login("b", source=f"203.0.113.{number}", **by_token())
+    assert house.told == [(Sign.SHORT_LIVED, "b")]
 
 
 def test_memory_is_bounded_and_the_longest_unseen_client_goes_first(

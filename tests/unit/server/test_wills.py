@@ -262,7 +262,7 @@ async def test_of_two_changes_at_one_instant_none_is_lost(
 
 
 async def test_connections_are_closed_at_the_deadline_only_if_asked(
-    nodes: tuple[Node, Node],
+    nodes: tuple[Node, Node], caplog: pytest.LogCaptureFixture
 ) -> None:
     a, _ = nodes
     a.t.add(1)
@@ -276,6 +276,8 @@ async def test_connections_are_closed_at_the_deadline_only_if_asked(
     a.t.clock.now += 100
     await a.keeper.tick()
     assert a.closed == [(1, Cause.STOPPED), (2, Cause.STOPPED)]
+    (line,) = [line for line in caplog.records if line.message == "host_cleared"]
+    assert (vars(line)["host"], vars(line)["connections"]) == (a.host.name, 2)
     assert a.host.will is Will.MAINTENANCE
     assert a.host.wish.since == 1_000_300.0
 
