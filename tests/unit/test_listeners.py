@@ -12,9 +12,9 @@ import pytest
 
 from proxy.address import Address
 from proxy.listeners import Listeners
-from proxy.routing.pool import Routes
 from proxy.settings import ListenerSettings
 from tests.unit.routing.farm import pool, routes
+from tests.unit.server.reception import Reception
 
 FIRST = Address("127.0.0.1", 1)
 SECOND = Address("127.0.0.1", 2)
@@ -44,25 +44,6 @@ class Parent:
         self.sockets.pop(address).close()
 
 
-class Reception:
-    """Keeps each client, under the name of the listener that took it."""
-
-    def __init__(self) -> None:
-        self.came: list[str] = []
-        self.broken_off = 0
-
-    async def receive(
-        self, listener: ListenerSettings, routes: Routes, sock: socket.socket, peer: Address
-    ) -> None:
-        self.came.append(listener.name)
-        with sock:
-            try:
-                await asyncio.sleep(3600)
-            except asyncio.CancelledError:
-                self.broken_off += 1
-                raise
-
-
 class House:
     def __init__(self, clients: asyncio.TaskGroup) -> None:
         self.parent, self.reception = Parent(), Reception()
@@ -80,13 +61,11 @@ class House:
         await self.listeners.release()
 
     async def who_takes_a_client(self, address: Address) -> str:
-        before = len(self.reception.came)
+        before = len(self.reception.takers)
         client = socket.create_connection(self.parent.sockets[address].getsockname())
         self.dialled.append(client)
-        async with asyncio.timeout(5):
-            while len(self.reception.came) == before:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        return self.reception.came[-1]
+        await self.reception.has(before + 1)
+        return self.reception.takers[-1]
 
 
 @pytest.fixture

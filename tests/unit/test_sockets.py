@@ -20,14 +20,6 @@ def listening() -> Iterator[socket.socket]:
         yield sock
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    with near, far:
-        yield near, far
-
-
 async def test_connect_gives_a_non_blocking_connected_socket(listening: socket.socket) -> None:
     with await sockets.connect(Address(*listening.getsockname())) as sock:
         assert not sock.getblocking()

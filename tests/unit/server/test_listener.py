@@ -10,33 +10,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.address import Address
-from proxy.routing.pool import Routes
 from proxy.server.listener import Listener
 from proxy.settings import ListenerSettings
+from tests.unit.server.reception import PATIENCE_S, Reception
 
 SETTINGS = ListenerSettings(name="rdp", bind=Address("127.0.0.1", 1), pool="p")
-
-
-class Reception:
-    """Keeps each client until it is told to let go."""
-
-    def __init__(self) -> None:
-        self.peers: list[Address] = []
-        self.broken_off = 0
-
-    async def receive(
-        self, listener: ListenerSettings, routes: Routes, sock: socket.socket, peer: Address
-    ) -> None:
-        assert not sock.getblocking()
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
-        self.peers.append(peer)
-        with sock:
-            try:
-                await asyncio.sleep(3600)
-            except asyncio.CancelledError:
-                self.broken_off += 1
-                raise
 
 
 class Scarce(socket.socket):
@@ -59,11 +37,6 @@ class Open:
         client = socket.socket()
         self.clients.append(client)
         client.connect(self.address)
-
-    async def until_accepted(self, count: int) -> None:
-        async with asyncio.timeout(5):
-            while len(self.reception.peers) < count:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -89,14 +62,14 @@ async def o() -> AsyncIterator[Open]:
 async def test_each_client_is_received_with_its_address(o: Open) -> None:
     for _ in range(100):
         o.dial()
-    await o.until_accepted(100)
+    await o.reception.has(100)
     peers = [Address(*client.getsockname()) for client in o.clients]
     assert sorted(o.reception.peers) == sorted(peers)
 
 
 async def test_a_listener_that_is_closed_accepts_nobody(o: Open) -> None:
     o.dial()
-    await o.until_accepted(1)
+    await o.reception.has(1)
     o.listener.close()
     with pytest.raises(ConnectionRefusedError):
         o.dial()
@@ -113,7 +86,7 @@ async def test_when_sockets_run_out_clients_wait_and_are_served_later(
     assert isinstance(listening, Scarce)
     listening.failures = [errno.EMFILE, errno.ENFILE]
     o.dial()
-    await o.until_accepted(1)
+    await o.reception.has(1)
     assert [record.message for record in caplog.records] == ["accept_paused"] * 2
 
 
@@ -122,7 +95,7 @@ async def test_a_listener_may_be_closed_while_it_pauses(o: Open) -> None:
     assert isinstance(listening, Scarce)
     listening.failures = [errno.EMFILE]
     o.dial()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while listening.failures:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     o.listener.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from math import inf
 
 import pytest
@@ -19,14 +18,6 @@ REQUEST = encode_connection_request(line=b"Cookie: mstshash=alice", requested_pr
 BALANCER = Address("10.0.1.5", 40000)
 CLIENT = Address("203.0.113.7", 50001)
 PUBLIC = Address("10.0.0.1", 3389)
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    with near, far:
-        yield near, far
 
 
 async def test_a_request_is_read_and_not_one_byte_more(
