@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.tools import ROOT
+from tests.servers.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("CI"), reason="builds the image as root, in continuous integration alone"
@@ -71,11 +71,6 @@ def container(buildah: Buildah) -> str:
     build = ["--build-arg", "BASE=localhost/base", "--volume", CERTIFICATES]
     buildah("bud", "--quiet", *options, *build, "--tag", "localhost/rdp-proxy", ROOT)
     return buildah("from", "localhost/rdp-proxy")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def test_the_image_runs_without_privileges_and_without_tools(

@@ -12,8 +12,9 @@ from playwright.async_api import Page, async_playwright, expect
 
 from proxy.address import Address
 from proxy.lab.farm import Farm
-from tests.integration.running import RunningProxy, free_port, running
+from tests.integration.running import RunningProxy, running
 from tests.interop.programs import path_of
+from tests.servers.ports import free_port
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -14,9 +14,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 _SUBNET = "10.99.0."
 _ENTERED = "RDP_PROXY_OWN_NETWORK"
+_OWN_NETWORK = Path(__file__).parents[2] / "scripts" / "own_network"
 
 
 class Machine:
@@ -96,7 +98,6 @@ class Network:
     def __init__(self) -> None:
         """Build the bridge."""
         self.machines: list[Machine] = []
-        _ip("link set lo up")
         _ip("link add bridge0 type bridge")
         _ip(f"addr add {_SUBNET}1/24 dev bridge0")
         _ip("link set bridge0 up")
@@ -138,6 +139,5 @@ def enter_own_network() -> None:
     It takes root, or a kernel that lets everybody have user namespaces.
     """
     if os.environ.get(_ENTERED) != str(os.getpid()):
-        as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
-        command = ["unshare", "--net", *as_root, "--", sys.executable, *sys.orig_argv[1:]]
-        os.execvpe(command[0], command, os.environ | {_ENTERED: str(os.getpid())})
+        command = [str(_OWN_NETWORK), sys.executable, *sys.orig_argv[1:]]
+        os.execve(command[0], command, os.environ | {_ENTERED: str(os.getpid())})

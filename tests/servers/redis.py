@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.servers.network import Machine, Network
+from tests.servers.ports import free_port
 
 DEADLINE_S = 15.0
 _OPEN = ("--protected-mode", "no")  # others than loopback may come: other machines of the test
@@ -35,18 +36,6 @@ def program(name: str, package: str) -> str:
             f"{name} is not installed: apt-get install {package} (or `make packages`)"
         )
     return path
-
-
-def free_port(also: int = 0) -> int:
-    """A port of 127.0.0.1 that nobody has; `also` so much above it is free too."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            with suppress(OSError, OverflowError):
-                if also:
-                    other.bind(("127.0.0.1", port + also))
-                return port
 
 
 class RedisServer:
@@ -199,9 +188,7 @@ def start_cluster(
     options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(timeout_ms), *_OPEN]
     machines = _machines(network)
     servers = [
-        RedisServer(
-            directory, *options, port=free_port(also=10_000), machine=next(machines)
-        ).start()
+        RedisServer(directory, *options, machine=next(machines)).start()
         for _ in range(3 * (1 + replicas))
     ]
     farm = RedisFarm(servers)

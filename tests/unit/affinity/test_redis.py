@@ -7,7 +7,8 @@ import pytest
 from proxy.affinity.redis import RedisStore, key_of, name_of
 from proxy.affinity.store import Pin, PinKey, StoreEvent, Touch
 from proxy.errors import StoreError
-from tests.servers.redis import RedisServer, free_port
+from tests.servers.ports import free_port
+from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.usefixtures("patience")
 
