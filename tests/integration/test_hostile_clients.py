@@ -15,6 +15,7 @@ from proxy.lab.session_host import Stage
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import encode_connection_request
 from tests.integration.running import RunningProxy, running
+from tests.streams import listening
 
 REQUEST_TIMEOUT = {"timeouts": {"connection_request": "2s"}}
 PATIENCE_S = 10.0
@@ -106,19 +107,16 @@ async def test_a_token_never_makes_the_proxy_dial_what_is_not_a_host(
 
     async def spring(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         dialled.append(writer.get_extra_info("peername"))
-        writer.close()
 
-    trap = await asyncio.start_server(spring, "127.66.0.1", 0)
-    port = trap.sockets[0].getsockname()[1]
-    targets = [
-        Address("127.66.0.1", port),
-        *(Address(f"127.66.0.{n}", host.port) for n in range(2, 30)),
-        *(Address(host.host, n) for n in (1, 22, 80, 443, 3389, 3390, 5985, 65535)),
-        *(Address(ip, 3389) for ip in ("169.254.169.254", "10.0.0.1", "192.168.1.1")),
-        *(Address(ip, 80) for ip in ("8.8.8.8", "255.255.255.255", "224.0.0.1")),
-    ]
-    assert len(targets) == 43
-    async with trap, running(farm, tmp_path) as proxy:
+    async with listening(spring, "127.66.0.1") as trap, running(farm, tmp_path) as proxy:
+        targets = [
+            trap,
+            *(Address(f"127.66.0.{n}", host.port) for n in range(2, 30)),
+            *(Address(host.host, n) for n in (1, 22, 80, 443, 3389, 3390, 5985, 65535)),
+            *(Address(ip, 3389) for ip in ("169.254.169.254", "10.0.0.1", "192.168.1.1")),
+            *(Address(ip, 80) for ip in ("8.8.8.8", "255.255.255.255", "224.0.0.1")),
+        ]
+        assert len(targets) == 43
         for target in targets:
             request = encode_connection_request(line=encode_msts(target), requested_protocols=3)
             assert await until_closed(proxy.address, request) == b""

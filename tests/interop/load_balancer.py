@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 from proxy.address import Address
 from proxy.wire.proxy_protocol import encode_proxy_v2
-from tests.streams import carry
+from tests.streams import carry, listening
 
 OWN_ADDRESS = "127.79.0.1"
 """Where its connections to the proxy come from: what `proxy_protocol.trusted` has to name."""
@@ -32,11 +32,6 @@ async def coming_from(source: str, proxy: Address) -> AsyncIterator[Address]:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(carry(reader, inner_writer))
                 pumps.create_task(carry(inner_reader, writer))
-        writer.close()
 
-    server = await asyncio.start_server(forward, "127.0.0.1", 0)
-    try:
-        yield Address(*server.sockets[0].getsockname()[:2])
-    finally:
-        server.close()
-        await server.wait_closed()
+    async with listening(forward) as address:
+        yield address

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from proxy.address import Address
 from proxy.wire.x224 import encode_connection_request
 from tests.interop.programs import path_of
-from tests.streams import carry
+from tests.streams import carry, listening
 
 _OLD = ["-min_protocol", "TLSv1", "-cipher", "ALL:@SECLEVEL=0"]
 _SAY = "-noout -subject -issuer -startdate -enddate -nameopt RFC2253 -dateopt iso_8601 -text"
@@ -67,6 +67,5 @@ async def _past_x224(host: Address) -> AsyncIterator[int]:
         await far.readexactly(int.from_bytes(head[2:4], "big") - 4)
         await asyncio.gather(carry(near, far_writer), carry(far, near_writer))
 
-    server = await asyncio.start_server(forward, "127.0.0.1", 0)
-    async with server:
-        yield int(server.sockets[0].getsockname()[1])
+    async with listening(forward) as address:
+        yield address.port

@@ -22,7 +22,7 @@ from proxy.settings import HealthSettings, HostSettings, ListenerSettings, PoolS
 from proxy.wire.x224 import (
     parse_connection_request,
 )
-from tests.streams import carry
+from tests.streams import carry, listening
 
 NOW = 1_800_000_000.0
 Step = Callable[[Host], Address | str]
@@ -76,7 +76,6 @@ class House:
             far_reader, far_writer = await asyncio.open_connection(*to)
             far_writer.write(data)
             await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
-        writer.close()
 
     def host(self, name: str) -> Host:
         return self.pool.by_name[name]
@@ -104,8 +103,6 @@ async def house(
 ) -> AsyncIterator[House]:
     async with Farm.start(hosts=hosts, base=base) as farm:
         here = House(farm, caplog)
-        server = await asyncio.start_server(here.receive, "127.0.0.1", 0)
-        address = Address("0.0.0.0", server.sockets[0].getsockname()[1])
-        here.doors = [Door("rdp", address, here.routes)]
-        async with server:
+        async with listening(here.receive) as address:
+            here.doors = [Door("rdp", Address("0.0.0.0", address.port), here.routes)]
             yield here

@@ -18,7 +18,8 @@ from proxy.wire.x224 import (
     ResponseFlag,
     encode_connection_confirm,
 )
-from tests.integration.running import free_port
+from tests.servers.ports import free_port
+from tests.streams import listening
 from tests.unit.control.canary_house import house
 
 
@@ -168,10 +169,8 @@ async def test_only_a_host_of_standard_security_passes_without_a_certificate(
             await reader.read(100)
             writer.write(encode_connection_confirm(answer))
             await reader.read(100)
-            writer.close()
 
-        address = here.address_of("rdsh01")
-        async with await asyncio.start_server(plain, *address):
+        async with listening(plain, *here.address_of("rdsh01")):
             await here.canary.round()
             assert here.samples() == {"rdsh01": up}
         await here.canary.round()

@@ -13,6 +13,7 @@ from proxy.lab.farm import Farm
 from proxy.lab.login import Failure, Step
 from proxy.lab.session_host import Redirect, Stage
 from proxy.wire import tokens
+from tests.streams import listening
 
 LOCAL = Address("127.0.0.1", 0)
 
@@ -152,9 +153,7 @@ async def test_noise_in_place_of_a_host_is_a_closed_connection(farm: Farm) -> No
     async def noise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 5)
-        writer.close()
 
-    async with await asyncio.start_server(noise, *LOCAL) as server:
-        address = Address(*server.sockets[0].getsockname())
+    async with listening(noise) as address:
         result = await farm.client(address, "alice").login()
     assert result.failure is Failure.CLOSED
