@@ -10,6 +10,8 @@ BIN := .venv/bin
 READY := .venv/.ready-$(notdir $(PYTHON))
 STAGE := scripts/stage
 UNIT := --numprocesses auto --dist worksteal tests/unit tests/fuzz tests/test_house.py
+# Each process in a network of its own; more of them than cores, since most tests mostly wait.
+INTEGRATION := --tx '4*popen//python=scripts/own_network $(BIN)/python' --dist worksteal tests/integration
 
 # System packages, by the tests that use them.
 INTEROP_PACKAGES := chromium freerdp2-shadow-x11 freerdp2-x11 openssl rdesktop xrdp xvfb
@@ -54,7 +56,7 @@ unit: setup  ## unit tests on asyncio and on uvloop, with the coverage gates
 	$(BIN)/python scripts/own_coverage.py proxy/wire proxy/routing
 
 integration: setup  ## the running product on loopback
-	$(BIN)/pytest $(if $(COVERAGE),--cov --cov-append --cov-report=) tests/integration
+	$(BIN)/pytest $(if $(COVERAGE),--cov --cov-append --cov-report=) $(INTEGRATION)
 
 coverage: setup  ## what the last `make unit integration COVERAGE=1` has left out, with its gate
 	$(BIN)/coverage report --fail-under=95

@@ -33,7 +33,8 @@ from proxy.wire.x224 import (
     encode_connection_confirm,
     encode_connection_request,
 )
-from tests.integration.running import RunningProxy, free_port
+from tests.integration.running import RunningProxy
+from tests.servers.ports import free_port
 
 CONFIRM = encode_connection_confirm(NegotiationResponse(1, 2))
 KEPT = 20  # hosts that every valid file has: tokens name these

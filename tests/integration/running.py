@@ -7,25 +7,21 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from proxy.address import Address
 from proxy.lab.farm import Farm
+from proxy.wire.x224 import encode_connection_request
+from tests.servers.ports import free_port
+from tests.servers.redis import RedisServer
 
 START_S = 30.0
 STOP_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class RunningProxy:
@@ -45,7 +41,8 @@ class RunningProxy:
         """Start it and wait until it is ready."""
         with self.log_file.open("ab") as sink:
             self.child = await asyncio.create_subprocess_exec(
-                *(*self.prefix, sys.executable, "-m", "proxy", "run", "--config", str(self.file)),
+                *("setpriv", "--pdeathsig", "KILL", *self.prefix),  # it does not outlive the test
+                *(sys.executable, "-m", "proxy", "run", "--config", str(self.file)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -168,10 +165,41 @@ async def running(farm: Farm, directory: Path, **overrides: Any) -> AsyncIterato
     config = farm.config_yaml(bind, directory, metrics={"bind": str(metrics)}, **overrides)
     proxy = RunningProxy(directory, config, bind, metrics)
     proxy.prefix = prefix
+    async with serving(proxy):
+        yield proxy
+
+
+@asynccontextmanager
+async def serving(proxy: RunningProxy) -> AsyncIterator[None]:
+    """Run it inside the block; its log must tell of no fault in the program."""
     await proxy.start()
     try:
-        yield proxy
+        yield
     finally:
         if proxy.child.returncode is None:
             await proxy.stop()
         assert "Traceback" not in proxy.log_file.read_text(), proxy.log_file.read_text()
+
+
+@asynccontextmanager
+async def two_nodes(
+    farm: Farm, directory: Path, server: RedisServer, **overrides: Any
+) -> AsyncIterator[tuple[RunningProxy, RunningProxy]]:
+    """Two of them in front of a farm, which share a table."""
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for name in ("a", "b"):
+            state = directory / name
+            state.mkdir()
+            affinity = {"store": "redis", "url": server.url}
+            node = running(farm, state, affinity=affinity, **overrides)
+            nodes.append(await stack.enter_async_context(node))
+        yield nodes[0], nodes[1]
+
+
+async def knock(address: Address, source: str, line: bytes | None = None) -> None:
+    """Send a request, wait for the host's answer, leave."""
+    reader, writer = await asyncio.open_connection(*address, local_addr=(source, 0))
+    writer.write(encode_connection_request(line=line, requested_protocols=3))
+    await reader.readexactly(19)
+    writer.close()

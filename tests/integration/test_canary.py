@@ -12,7 +12,8 @@ from proxy.lab.certificates import self_signed
 from proxy.lab.farm import Farm
 from proxy.lab.session_host import SessionHost
 from proxy.wire.tokens import encode_msts
-from tests.integration.running import RunningProxy, free_port, running
+from tests.integration.running import RunningProxy, running
+from tests.servers.ports import free_port
 from tests.unit.rdp_proxy import rdp_proxy
 
 POOL = "full_desktop"

@@ -6,17 +6,14 @@ import asyncio
 import itertools
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-
-import pytest
 
 from proxy.lab.farm import Farm
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import encode_connection_request
-from tests.integration.running import RunningProxy, running
-from tests.integration.test_two_nodes import two_nodes
+from tests.integration.running import RunningProxy, running, two_nodes
 from tests.servers.redis import RedisServer
 
 REQUEST = encode_connection_request(requested_protocols=3)
@@ -178,13 +175,6 @@ async def test_the_will_outlives_a_crash_and_counts_before_the_first_client(
         await said(node, "ready", first)
         await said(node, "maintenance", second)
         assert await host_of(node, "127.64.0.1") == first
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path).start()
-    yield started
-    started.kill()
 
 
 async def test_what_is_said_at_one_node_is_in_force_at_the_other(

@@ -15,6 +15,7 @@ from proxy.address import Address
 from proxy.lab.contenders import CONTENDERS
 from proxy.lab.farm import Farm
 from proxy.lab.link import Link
+from tests.servers.ports import free_port
 
 
 async def demo(*words: str) -> tuple[int | None, str, str]:
@@ -62,14 +63,15 @@ async def test_a_contender_leaves_nothing_behind(name: str) -> None:
             await Link.dial(address)
 
 
-async def test_serve_tells_how_to_connect_and_ends_with_ctrl_c(unused_tcp_port: int) -> None:
+async def test_serve_tells_how_to_connect_and_ends_with_ctrl_c() -> None:
+    port = free_port()
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "demo", "--serve", "--port", str(unused_tcp_port)),
+        *(sys.executable, "-m", "proxy", "demo", "--serve", "--port", str(port)),
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     assert child.stdout is not None
-    address = Address("127.0.0.1", unused_tcp_port)
+    address = Address("127.0.0.1", port)
     async with asyncio.timeout(30), Farm.start(hosts=1) as another:
         told = ""
         while "Ctrl-C" not in told:

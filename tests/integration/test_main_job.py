@@ -12,8 +12,8 @@ import pytest
 from proxy.address import Address
 from proxy.lab.farm import Farm
 from proxy.lab.login import LoginResult
-from proxy.wire.x224 import encode_connection_request
-from tests.integration.running import RunningProxy, free_port, running
+from tests.integration.running import RunningProxy, knock, running
+from tests.servers.ports import free_port
 
 USERS = 100
 LOGINS = 3
@@ -93,14 +93,6 @@ async def test_tokens_of_two_collections_behind_one_listener_land_right(tmp_path
                 assert (result.host, result.misrouted) == (host, 0)
         pools = {line["pool"] for line in proxy.events("connection_placed")}
         assert pools == {"office", "cad"}
-
-
-async def knock(address: Address, source: str) -> None:
-    """Send a request, wait for the host's answer, leave."""
-    reader, writer = await asyncio.open_connection(*address, local_addr=(source, 0))
-    writer.write(encode_connection_request(requested_protocols=3))
-    await reader.readexactly(19)
-    writer.close()
 
 
 async def test_eight_connections_of_a_new_client_at_one_instant_land_on_one_host(

@@ -13,7 +13,8 @@ from typing import Any
 from proxy.address import Address
 from proxy.lab.farm import Farm
 from tests.integration.reloading import World, lives
-from tests.integration.running import free_port, running
+from tests.integration.running import running
+from tests.servers.ports import free_port
 
 DNSMASQ = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin")
 

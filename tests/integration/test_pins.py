@@ -10,7 +10,7 @@ from typing import Any
 
 from proxy.lab.farm import Farm
 from proxy.lab.login import Failure
-from tests.integration.running import RunningProxy, running
+from tests.integration.running import RunningProxy, running, two_nodes
 from tests.servers.redis import RedisServer
 from tests.unit.rdp_proxy import rdp_proxy
 
@@ -161,26 +161,19 @@ async def test_show_and_clear_tell_who_is_connected(tmp_path: Path) -> None:
             assert await session.echo(b"nothing that lives moves") == b"nothing that lives moves"
 
 
-async def test_what_is_set_at_one_node_holds_at_the_other(tmp_path: Path) -> None:
-    redis = RedisServer(tmp_path).start()
-    affinity = {"store": "redis", "url": redis.url}
-    directories = [tmp_path / name for name in ("a", "b")]
-    for directory in directories:
-        directory.mkdir()
-    try:
-        async with (
-            Farm.start(hosts=4, redirect="none") as farm,
-            running(farm, directories[0], affinity=affinity) as a,
-            running(farm, directories[1], affinity=affinity) as b,
-        ):
-            for away, ttl in zip(farm.hosts, ("7d", "60s", "1h", "never"), strict=True):
-                await pins(a, "set", *WORDS, "--host", away, "--ttl", ttl)
-                assert await host_of(farm, b, "alice") == away
-                assert {pin["host"] for pin in (await shown(b)).values()} == {away}
-            assert (await shown(b))[""]["expires_in_s"] is None
-            (listed, *_) = (await pins(b, "list", "--client", SOURCE, "--host", away))["pins"]
-            assert listed["host"] == away
-            assert (await pins(b, "clear", "--host", away))["cleared"] == 2
-            assert {pin["host"] for pin in (await shown(a)).values()} == {None}
-    finally:
-        redis.kill()
+async def test_what_is_set_at_one_node_holds_at_the_other(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with (
+        Farm.start(hosts=4, redirect="none") as farm,
+        two_nodes(farm, tmp_path, server) as (a, b),
+    ):
+        for away, ttl in zip(farm.hosts, ("7d", "60s", "1h", "never"), strict=True):
+            await pins(a, "set", *WORDS, "--host", away, "--ttl", ttl)
+            assert await host_of(farm, b, "alice") == away
+            assert {pin["host"] for pin in (await shown(b)).values()} == {away}
+        assert (await shown(b))[""]["expires_in_s"] is None
+        (listed, *_) = (await pins(b, "list", "--client", SOURCE, "--host", away))["pins"]
+        assert listed["host"] == away
+        assert (await pins(b, "clear", "--host", away))["cleared"] == 2
+        assert {pin["host"] for pin in (await shown(a)).values()} == {None}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,17 +13,12 @@ from proxy.affinity.store import NEVER, StoreEvent, Touch
 from proxy.errors import StoreError
 from tests.integration.redis_nodes import Logins, key, log_in, node, until
 from tests.servers.redis import RedisServer
+from tests.unit.affinity.conftest import patience  # noqa: F401 (a fixture)
 
 BOUND_S = 2.0  # far above any limit of the store, far below a server's absence
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.kill()
-
-
+@pytest.mark.usefixtures("patience")
 async def test_clients_that_come_to_two_nodes_at_one_instant_land_on_one_host(
     server: RedisServer,
 ) -> None:
@@ -38,6 +31,7 @@ async def test_clients_that_come_to_two_nodes_at_one_instant_land_on_one_host(
             assert len({pin.host for pin in pins}) == 1
 
 
+@pytest.mark.usefixtures("patience")
 async def test_more_calls_at_once_than_connections_are_all_answered(server: RedisServer) -> None:
     async with node(server.url) as one:
         claims = [one.store.claim(key(n), "a", expected=None, ttl_s=60.0) for n in range(300)]
@@ -46,6 +40,7 @@ async def test_more_calls_at_once_than_connections_are_all_answered(server: Redi
         assert 1 < clients <= CALLS_MAX + 2
 
 
+@pytest.mark.usefixtures("patience")
 async def test_callers_that_give_up_leave_no_answer_to_others(server: RedisServer) -> None:
     async with node(server.url) as one:
         for n in range(50):
@@ -84,6 +79,7 @@ async def test_a_killed_server_that_returns_empty_is_seeded_again_by_touches(
         assert await two.store.touch("two", [Touch(key(1), "b", 600.0)]) == ["a"]
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_restart_between_two_calls_goes_unnoticed(server: RedisServer) -> None:
     store = await RedisStore.open(server.url)
     await store.claim(key(1), "a", expected=None, ttl_s=600.0)
@@ -138,6 +134,7 @@ async def test_a_server_that_takes_no_writes_is_away(
     assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_full_server_that_evicts_spares_the_pins_without_expiry(
     server: RedisServer,
 ) -> None:
@@ -155,6 +152,7 @@ async def test_a_full_server_that_evicts_spares_the_pins_without_expiry(
         assert pin.host == "own"
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_scan_of_many_pages_sees_each_pin(server: RedisServer) -> None:
     async with node(server.url) as one:
         await one.store.touch("one", [Touch(key(n), "a", 600.0) for n in range(3000)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ from tests.integration.redis_nodes import key
 from tests.servers.redis import RedisServer, start_cluster, start_sentinels
 
 PERMISSIONS = "+evalsha +eval +hmget +hset +pexpire +persist +set +del +unlink +scan +dbsize +time"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.kill()
 
 
 def with_user(server: RedisServer, user: str) -> str:

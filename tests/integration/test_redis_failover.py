@@ -14,7 +14,6 @@ from tests.integration.redis_nodes import Logins, Node, key, log_in, node, until
 from tests.servers.redis import (
     RedisFarm,
     RedisServer,
-    free_port,
     start_cluster,
     start_sentinels,
 )
@@ -118,7 +117,7 @@ async def test_a_cluster_holds_pins_on_all_of_its_primaries(
 
 
 async def test_a_cluster_that_has_no_slots_yet_is_waited_for(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, "--cluster-enabled", "yes", port=free_port(also=10_000)).start()
+    server = RedisServer(tmp_path, "--cluster-enabled", "yes").start()
     try:
         async with node(f"redis+cluster://127.0.0.1:{server.port}") as one:
             assert one.told == [StoreEvent.AWAY]

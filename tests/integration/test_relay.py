@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,6 @@ from tests.unit.relay.harness import (
     resident_bytes,
     until,
 )
-
-
-@pytest.fixture
-def relay() -> Iterator[RelayUnderTest]:
-    relay = RelayUnderTest()
-    yield relay
-    relay.kill()
 
 
 async def in_thread(sock: socket.socket) -> bytes:

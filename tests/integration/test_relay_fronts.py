@@ -7,7 +7,6 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,13 +23,6 @@ from tests.unit.relay.harness import (
     tcp_pair,
     until,
 )
-
-
-@pytest.fixture
-def relay() -> Iterator[RelayUnderTest]:
-    relay = RelayUnderTest()
-    yield relay
-    relay.kill()
 
 
 async def test_progress_is_told_of_connections_that_changed_only(relay: RelayUnderTest) -> None:

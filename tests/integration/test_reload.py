@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proxy.address import Address
 from tests.integration.reloading import lives, reloading
-from tests.integration.running import free_port
+from tests.servers.ports import free_port
 
 
 async def test_hosts_come_and_go_and_whoever_is_there_stays(tmp_path: Path) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,39 +11,8 @@ from proxy.address import Address
 from proxy.lab.farm import Farm
 from proxy.lab.login import LoginResult
 from proxy.wire.tokens import encode_msts
-from proxy.wire.x224 import encode_connection_request
-from tests.integration.running import RunningProxy, running
+from tests.integration.running import RunningProxy, knock, two_nodes
 from tests.servers.redis import RedisServer
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path).start()
-    yield started
-    started.kill()
-
-
-@asynccontextmanager
-async def two_nodes(
-    farm: Farm, directory: Path, server: RedisServer, **overrides: Any
-) -> AsyncIterator[tuple[RunningProxy, RunningProxy]]:
-    async with AsyncExitStack() as stack:
-        nodes = []
-        for name in ("a", "b"):
-            state = directory / name
-            state.mkdir()
-            affinity = {"store": "redis", "url": server.url}
-            node = running(farm, state, affinity=affinity, **overrides)
-            nodes.append(await stack.enter_async_context(node))
-        yield nodes[0], nodes[1]
-
-
-async def knock(node: RunningProxy, source: str, line: bytes | None = None) -> None:
-    """Send a request, wait for the host's answer, leave."""
-    reader, writer = await asyncio.open_connection(*node.address, local_addr=(source, 0))
-    writer.write(encode_connection_request(line=line, requested_protocols=3))
-    await reader.readexactly(19)
-    writer.close()
 
 
 async def hosts_of_clients(*nodes: RunningProxy) -> dict[str, set[str]]:
@@ -69,8 +35,8 @@ async def test_sixty_new_clients_at_both_nodes_in_one_instant_land_on_one_host_e
     ):
         async with asyncio.TaskGroup() as tasks:
             for source in sources:
-                tasks.create_task(knock(a, source))
-                tasks.create_task(knock(b, source))
+                tasks.create_task(knock(a.address, source))
+                tasks.create_task(knock(b.address, source))
         await a.until_ended(60)
         await b.until_ended(60)
         hosts = await hosts_of_clients(a, b)
@@ -91,7 +57,7 @@ async def test_users_who_probe_at_one_node_log_in_at_the_other_on_the_same_host(
         async def come(number: int) -> LoginResult:
             source = f"127.41.0.{number + 1}"
             async with slots:
-                await knock(a, source, b"Cookie: mstshash=user%d" % number)
+                await knock(a.address, source, b"Cookie: mstshash=user%d" % number)
                 return await farm.client(b.address, f"user{number}", source=source).login()
 
         results = await asyncio.gather(*(come(number) for number in range(100)))
@@ -110,8 +76,8 @@ async def test_a_token_that_was_given_behind_one_node_is_honoured_at_the_other(
     ):
         for number, host in enumerate(farm.hosts.values()):
             source = f"127.42.0.{number + 1}"
-            await knock(a, source)
-            await knock(b, source, encode_msts(host.address))
+            await knock(a.address, source)
+            await knock(b.address, source, encode_msts(host.address))
         lines = await b.until_ended(4)
         assert [line["host"] for line in lines] == list(farm.hosts)
         assert {line["token_fate"] for line in lines} == {"honoured"}
@@ -131,7 +97,7 @@ async def test_no_login_fails_while_the_table_is_away(
             for number in range(first, first + 60):
                 node = (a, b)[number % 2]
                 source = f"127.43.{number // 200}.{number % 200 + 1}"
-                await knock((b, a)[number % 2], source)
+                await knock((b, a)[number % 2].address, source)
                 client = farm.client(node.address, f"user{number}", source=source)
                 results.append(await client.login())
                 await asyncio.sleep(0.02)

@@ -15,11 +15,6 @@ from tests.integration.running import running
 from tests.integration.upgrading import NEW_VERSION, Installation, upgrade, version
 
 
-@pytest.fixture
-def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installation:
-    return Installation.made(tmp_path / "lib", monkeypatch)
-
-
 @pytest.mark.parametrize("module", ["parent.py", "front.py", "relay/pump.py", "succession.py"])
 async def test_code_that_cannot_start_never_replaces_code_that_runs(
     tmp_path: Path, installation: Installation, module: str

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from proxy.address import Address
-from tests.integration.running import RunningProxy, free_port
+from tests.integration.running import RunningProxy, serving
 from tests.interop.shadow import ShadowHost
 from tests.interop.xrdp import XrdpHost, xrdp
+from tests.servers.ports import free_port
 
 _LOOKS = {"rdsh01": "203040", "rdsh02": "604020"}  # backgrounds, to be told apart at a glance
 
@@ -58,10 +59,5 @@ async def proxy_before(
     }
     # JSON is YAML.
     proxy = RunningProxy(directory, json.dumps(config), bind, metrics)
-    await proxy.start()
-    try:
+    async with serving(proxy):
         yield proxy
-    finally:
-        if proxy.child.returncode is None:
-            await proxy.stop()
-        assert "Traceback" not in proxy.log_file.read_text(), proxy.log_file.read_text()
