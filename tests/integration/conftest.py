@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.upgrading import Installation
 from tests.servers.redis import RedisServer
+from tests.unit.affinity.conftest import patience  # noqa: F401 (a fixture)
 from tests.unit.relay.harness import RelayUnderTest
 
 

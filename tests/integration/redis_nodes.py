@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proxy.affinity.redis import RedisStore
 from proxy.affinity.store import PinKey, StoreEvent
 from proxy.errors import StoreError
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -51,6 +54,18 @@ async def until(holds: Callable[[], bool]) -> None:
     """Wait for something that is bound to happen."""
     async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
+    """Call until the table answers in time, as it does before and after it is away.
+
+    A machine with much else to do may take longer than a client may be held.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(StoreError):
+                return await call()
             await asyncio.sleep(0.02)
 
 

@@ -13,7 +13,6 @@ from proxy.affinity.store import NEVER, StoreEvent, Touch
 from proxy.errors import StoreError
 from tests.integration.redis_nodes import Logins, key, log_in, node, until
 from tests.servers.redis import RedisServer
-from tests.unit.affinity.conftest import patience  # noqa: F401 (a fixture)
 
 BOUND_S = 2.0  # far above any limit of the store, far below a server's absence
 

@@ -10,7 +10,6 @@ import pytest
 from proxy.affinity.redis import RedisStore
 from tests.servers.redis import start_cluster, start_sentinels
 from tests.unit.affinity import test_entry_in_stores, test_stores
-from tests.unit.affinity.conftest import patience  # noqa: F401 (a fixture)
 from tests.unit.affinity.tables import Clock, Table
 
 pytestmark = pytest.mark.usefixtures("patience")

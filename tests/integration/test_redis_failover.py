@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from proxy.affinity.redis import name_of
 from proxy.affinity.store import StoreEvent, Touch
-from tests.integration.redis_nodes import Logins, Node, key, log_in, node, until
+from tests.integration.redis_nodes import PATIENCE_S, Logins, Node, insist, key, log_in, node, until
 from tests.servers.redis import (
     RedisFarm,
     RedisServer,
@@ -36,9 +37,23 @@ def cluster(tmp_path: Path) -> Iterator[tuple[RedisFarm, str]]:
     farm.close()
 
 
+async def claimed(one: Node, number: int, host: str) -> str:
+    """The host in force for a client of whom this node may know nothing."""
+    claim = functools.partial(one.store.claim, key(number), host, expected=None, ttl_s=600.0)
+    return (await insist(claim)).host
+
+
+async def touched(one: Node) -> list[str]:
+    """The hosts in force for all clients, after touches that say what it was at first."""
+    touches = [Touch(key(n), f"host{n % 7}", 600.0) for n in range(CLIENTS)]
+    return await insist(functools.partial(one.store.touch, "one", touches))
+
+
 async def pin_everybody(one: Node) -> None:
     for number in range(CLIENTS):
-        await one.store.claim(key(number), f"host{number % 7}", expected=None, ttl_s=600.0)
+        await claimed(one, number, f"host{number % 7}")
+    await until(lambda: one.store.is_up)
+    one.events.clear()
 
 
 async def log_in_until_it_is_back(one: Node) -> Logins:
@@ -60,14 +75,13 @@ async def test_sentinels_name_a_new_primary_and_nobody_strays(
     async with node(url) as one:
         await pin_everybody(one)
         farm.servers[0].kill()
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(PATIENCE_S):
             logins = await log_in_until_it_is_back(one)
         assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
         assert strayed(logins) == []
         assert logins.failures > 0
         assert logins.longest_s < BOUND_S
-        touches = [Touch(key(n), f"host{n % 7}", 600.0) for n in range(CLIENTS)]
-        assert await one.store.touch("one", touches) == [touch.host for touch in touches]
+        assert await touched(one) == [f"host{n % 7}" for n in range(CLIENTS)]
         assert int(farm.servers[1].cli("dbsize")) >= CLIENTS
 
 
@@ -78,15 +92,16 @@ async def test_a_primary_that_froze_and_was_replaced_is_left_alone_when_it_wakes
     async with node(url) as one:
         await pin_everybody(one)
         farm.servers[0].freeze()
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(PATIENCE_S):
             logins = await log_in_until_it_is_back(one)
         farm.servers[0].thaw()
         assert strayed(logins) == []
         assert logins.longest_s < BOUND_S
-        await one.store.claim(key(9999), "a", expected=None, ttl_s=600.0)
+        await claimed(one, 9999, "a")
         assert farm.servers[1].cli("exists", name_of(key(9999)).decode()) == "1"
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_sentinel_that_is_gone_is_not_missed(sentinels: tuple[RedisFarm, str]) -> None:
     farm, url = sentinels
     farm.servers[2].kill()
@@ -96,6 +111,7 @@ async def test_a_sentinel_that_is_gone_is_not_missed(sentinels: tuple[RedisFarm,
         assert (await one.store.claim(key(1), "a", expected=None, ttl_s=60.0)).host == "a"
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_cluster_holds_pins_on_all_of_its_primaries(
     cluster: tuple[RedisFarm, str],
 ) -> None:
@@ -116,6 +132,7 @@ async def test_a_cluster_holds_pins_on_all_of_its_primaries(
         assert await one.store.clear(key(1))
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_cluster_that_has_no_slots_yet_is_waited_for(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, "--cluster-enabled", "yes").start()
     try:
@@ -137,16 +154,17 @@ async def test_a_cluster_that_loses_a_primary_serves_the_other_slots_and_heals(
         await pin_everybody(one)
         lost = next(s for s in farm.servers if "role:master" in s.cli("info", "replication"))
         getattr(lost, how)()
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(PATIENCE_S):
             logins = await log_in_until_it_is_back(one)
         assert strayed(logins) == []
         assert logins.failures > 0
         assert logins.longest_s < BOUND_S
         assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
         for number in range(CLIENTS):
-            assert (await one.store.claim(key(number), "z", expected=None, ttl_s=60.0)).host != "z"
+            assert await claimed(one, number, "z") != "z"
 
 
+@pytest.mark.usefixtures("patience")
 async def test_slots_that_move_are_followed(cluster: tuple[RedisFarm, str]) -> None:
     farm, url = cluster
     async with node(url) as one:

@@ -86,4 +86,4 @@ async def test_a_host_where_nobody_stays_is_told_until_somebody_does(tmp_path: P
 
         async with farm.client(proxy.address, "patient").session() as (_, session):
             assert session is not None
-            await proxy.until(cleared, within_s=25)
+            await proxy.until(cleared)

@@ -86,7 +86,7 @@ async def test_the_inventory_equals_what_openssl_prints_and_canaries_reach_all(
             async def all_known() -> bool:
                 return await proxy.metric("canary_up") == len(addresses)
 
-            await proxy.until(all_known, within_s=30)
+            await proxy.until(all_known)
             assert list(proxy.events("canary_failed")) == []
             inventory = await asked(proxy, "certificates")
             canary = await asked(proxy, "canary")

@@ -143,10 +143,10 @@ async def test_hosts_that_came_with_connections_are_indexed() -> None:
     async with house() as here:
         farm = here.keeper.farm
         farm.pools["desktops"].adopt("rdsh09", Address("10.0.0.9", 3389))
-        assert here.keeper.named_by(farm.routes["rdp"], token("10.0.0.9:3389")) is None
+        assert here.keeper.named_by(farm.routes["rdp"], at("10.0.0.9:3389")) is None
         here.keeper.adopted()
         assert here.changes == 1
-        host = here.keeper.named_by(farm.routes["rdp"], token("10.0.0.9:3389"))
+        host = here.keeper.named_by(farm.routes["rdp"], at("10.0.0.9:3389"))
         assert host is farm.pools["desktops"].by_name["rdsh09"]
 
 
