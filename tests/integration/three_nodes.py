@@ -42,7 +42,6 @@ AT_ONCE = 150  # logins; where the machine is too slow for the rate, they come a
 STAY_S = 1.0
 KNOWN = 200  # users who come again
 FIRST_FEW_S = 0.3  # after the first who met the absence: then the breaker is open
-PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +206,7 @@ async def _break(play: Play, primary: RedisServer, nodes: list[RunningProxy]) ->
             told = [line["what"] for line in node.events("affinity_store")]
             return "away" in told and told[-1] == "back"
 
-        await node.until(is_back, PATIENCE_S)
+        await node.until(is_back)
 
 
 def _outcome(
