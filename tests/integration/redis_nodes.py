@@ -11,8 +11,7 @@ from typing import TypeVar
 from proxy.affinity.redis import RedisStore
 from proxy.affinity.store import PinKey, StoreEvent
 from proxy.errors import StoreError
-
-PATIENCE_S = 60.0
+from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
 

@@ -34,11 +34,11 @@ from proxy.wire.x224 import (
     encode_connection_request,
 )
 from tests.integration.running import RunningProxy
+from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 
 CONFIRM = encode_connection_confirm(NegotiationResponse(1, 2))
 KEPT = 20  # hosts that every valid file has: tokens name these
-PATIENCE_S = 20.0
 PACE_S = 0.2  # between two reloads
 
 

@@ -17,10 +17,9 @@ from typing import Any
 from proxy.address import Address
 from proxy.lab.farm import Farm
 from proxy.wire.x224 import encode_connection_request
+from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 from tests.servers.redis import RedisServer
-
-PATIENCE_S = 60.0  # what passes takes a moment; a machine may have much else to do
 
 
 class RunningProxy:

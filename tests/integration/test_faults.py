@@ -16,6 +16,7 @@ from proxy.lab.client import Session
 from proxy.lab.farm import Farm
 from proxy.lab.login import LoginResult
 from tests.integration.running import RunningProxy, running
+from tests.patience import PATIENCE_S
 
 
 async def log_in(farm: Farm, proxy: RunningProxy, number: int) -> LoginResult:
@@ -218,7 +219,7 @@ async def test_a_balancer_in_front_has_time_to_notice_a_stop_before_clients_are_
         late = await log_in(farm, proxy, 2)
         assert late.ok, late.words()
         proxy.child.send_signal(signal.SIGTERM)  # a second one ends it at once
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             assert await proxy.child.wait() == 0
         endings = [line["ending"] for line in proxy.events("connection_ended")]
         assert "relay/local/stopped" in endings

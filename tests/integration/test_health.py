@@ -19,8 +19,7 @@ from proxy.lab.farm import Farm
 from proxy.lab.session_host import Stage
 from proxy.routing.pool import Host, Pool
 from proxy.settings import HealthCheck, HealthSettings, HostSettings, PoolSettings
-
-LONG_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 class Watch:
@@ -45,14 +44,14 @@ class Watch:
 
     async def turned(self, count: int) -> None:
         """Wait until hosts have turned `count` times in all."""
-        async with asyncio.timeout(LONG_S):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.turns) < count:
                 self._moved.clear()
                 await self._moved.wait()
 
     async def seen(self, what: Callable[[HostHealth], bool]) -> dict[str, HostHealth]:
         """Wait until `what` holds for each host."""
-        async with asyncio.timeout(LONG_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not all(map(what, self.monitor.snapshot())):  # noqa: ASYNC110 (no event)
                 await asyncio.sleep(0.02)
         return {health.host: health for health in self.monitor.snapshot()}

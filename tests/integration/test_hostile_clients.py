@@ -15,10 +15,10 @@ from proxy.lab.session_host import Stage
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import encode_connection_request
 from tests.integration.running import RunningProxy, running
+from tests.patience import PATIENCE_S
 from tests.streams import listening
 
 REQUEST_TIMEOUT = {"timeouts": {"connection_request": "2s"}}
-PATIENCE_S = 10.0
 
 CR = encode_connection_request(line=b"Cookie: mstshash=eve", requested_protocols=3)
 HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(190)

@@ -15,6 +15,7 @@ from proxy.address import Address
 from proxy.lab.contenders import CONTENDERS
 from proxy.lab.farm import Farm
 from proxy.lab.link import Link
+from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 
 
@@ -25,7 +26,7 @@ async def demo(*words: str) -> tuple[int | None, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         out, errors = await child.communicate()
     return child.returncode, out.decode(), errors.decode()
 
@@ -72,7 +73,7 @@ async def test_serve_tells_how_to_connect_and_ends_with_ctrl_c() -> None:
     )
     assert child.stdout is not None
     address = Address("127.0.0.1", port)
-    async with asyncio.timeout(30), Farm.start(hosts=1) as another:
+    async with asyncio.timeout(PATIENCE_S), Farm.start(hosts=1) as another:
         told = ""
         while "Ctrl-C" not in told:
             told = (await child.stdout.readline()).decode()

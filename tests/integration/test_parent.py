@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.relay.harness import PATIENCE_S, read_to_end, wait_for
+from tests.patience import PATIENCE_S
+from tests.unit.relay.harness import read_to_end, wait_for
 
 # A front in small: accepts on one address, connects to the far host, hands over to relays.
 FRONT = """

@@ -11,7 +11,8 @@ import pytest
 
 from proxy.affinity.redis import name_of
 from proxy.affinity.store import StoreEvent, Touch
-from tests.integration.redis_nodes import PATIENCE_S, Logins, Node, insist, key, log_in, node, until
+from tests.integration.redis_nodes import Logins, Node, insist, key, log_in, node, until
+from tests.patience import PATIENCE_S
 from tests.servers.redis import (
     RedisFarm,
     RedisServer,

@@ -15,8 +15,8 @@ import pytest
 from proxy.errors import Cause, Side
 from proxy.relay.hand_off import RelayEnding
 from tests.integration.relay_storm import Storm
+from tests.patience import PATIENCE_S
 from tests.unit.relay.harness import (
-    PATIENCE_S,
     SMALL_BUFFER,
     Recorder,
     RelayUnderTest,

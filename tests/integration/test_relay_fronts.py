@@ -14,8 +14,8 @@ from proxy import channel
 from proxy.errors import Cause, LimitError, Side
 from proxy.relay import contract
 from proxy.relay.hand_off import RelayEnding, RelayPool
+from tests.patience import PATIENCE_S
 from tests.unit.relay.harness import (
-    PATIENCE_S,
     Recorder,
     RelayUnderTest,
     hand_over,

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey, Touch
-
-LIMIT_S = 60.0
+from tests.patience import PATIENCE_S
 
 CLAIMS = """
 import asyncio, sys
@@ -144,7 +143,7 @@ def test_processes_that_claim_at_once_agree_on_every_pin(tmp_path: Path) -> None
         assert [line_of(process) for process in processes] == ["ready"] * 4
         go(processes)
         answers = [line_of(process).split(",") for process in processes]
-        assert [process.wait(LIMIT_S) for process in processes] == [0] * 4
+        assert [process.wait(PATIENCE_S) for process in processes] == [0] * 4
     assert len(answers[0]) == 300
     assert all(answer == answers[0] for answer in answers)
     assert is_sound(path)
@@ -204,6 +203,6 @@ async def test_a_table_that_lost_its_end_while_nobody_had_it_open_is_begun_anew(
 def test_a_disk_without_room_refuses_claims_answers_reads_and_recovers(tmp_path: Path) -> None:
     with running(FULL_DISK, str(tmp_path / "affinity.db")) as process:
         refused, goes_on = line_of(process), line_of(process)
-        assert process.wait(LIMIT_S) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert refused.startswith("refused, a affinity table")
     assert goes_on == "goes on, b"

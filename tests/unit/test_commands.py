@@ -21,6 +21,7 @@ from proxy.lab.certificates import self_signed
 from proxy.routing.will import Pins, Will, Wish
 from proxy.settings import AdminSettings, UnixPath
 from proxy.wire.x224 import NegotiationResponse
+from tests.patience import PATIENCE_S
 from tests.unit.control.farm import FARM, connection
 from tests.unit.control.test_http import serving
 from tests.unit.control.test_pins import ALICE, BY_SOURCE, NOW, OWN, Desk, opened
@@ -211,7 +212,7 @@ async def test_a_drain_that_comes_to_nothing_is_an_error(desk: Desk, tmp_path: P
     host.live = 1
     desk.wished.clear()
     waiting = asyncio.create_task(command(tmp_path, "drain", "rdsh02", "--wait"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         await desk.wished.wait()
     host.wish, host.live = Wish(), 0
     done = await waiting

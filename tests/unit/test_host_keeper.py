@@ -15,6 +15,7 @@ from proxy.control import lookup, resolver
 from proxy.host_keeper import HostKeeper
 from proxy.routing import pool
 from proxy.settings import Settings
+from tests.patience import PATIENCE_S
 from tests.unit.control.farm import FARM
 from tests.unit.control.name_server import NameServer, name_server
 
@@ -39,7 +40,7 @@ class House:
         return all(it.value for it in self.keeper.samples() if it.name == "dns_name_up")
 
     async def until_changed(self, changes: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while self.changes < changes:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
@@ -85,12 +86,12 @@ async def test_a_name_server_that_fails_changes_nothing_and_shows(
     async with house(NAMED) as here:
         await here.keeper.settled()
         zone, here.server.zone = here.server.zone, {}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while here.is_answered():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert here.names() == RESOLVED
         here.server.zone = zone
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while len(caplog.records) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         told = [record.message for record in caplog.records]
@@ -105,7 +106,7 @@ async def test_a_name_that_leads_to_the_proxy_itself_changes_nothing(
     async with house(NAMED.replace("bind: 127.0.0.1:0", 'bind: "0.0.0.0:3389"')) as here:
         await here.keeper.settled()
         here.server.zone["farm.example", "A"] = 0, ["10.0.0.31", "127.0.0.1"]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while here.is_answered():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         (told,) = [record for record in caplog.records if record.message == "name_failed"]

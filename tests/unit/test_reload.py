@@ -16,6 +16,7 @@ from proxy.config.changes import Change, changes
 from proxy.front import StartError
 from proxy.reload import Reloader
 from proxy.settings import Settings
+from tests.patience import PATIENCE_S
 from tests.unit.control.farm import FARM
 
 WEIGHED = FARM.replace("10.0.0.22:3389", "10.0.0.22:3389, weight: 7")
@@ -59,7 +60,7 @@ class World:
         return {" ".join((it.name, *it.labels)): it.value for it in self.reloader.samples()}
 
     async def until(self, name: str, value: float = 1) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while self.shown()[name] != value:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 

@@ -9,10 +9,9 @@ import pytest
 
 from proxy.affinity import breaker, redis_client
 from proxy.affinity.stores import STORES
+from tests.patience import PATIENCE_S
 from tests.servers.redis import BRANDS, RedisServer
 from tests.unit.affinity.tables import OPENERS, Clock, Place, Table
-
-PATIENCE_S = 10.0
 
 
 @pytest.fixture(scope="session", params=BRANDS)

@@ -18,6 +18,7 @@ from proxy.errors import Cause
 from proxy.routing.pool import Host
 from proxy.routing.will import Will, Wish
 from proxy.settings import HealthCheck, HealthSettings
+from tests.patience import PATIENCE_S
 from tests.unit.control.health_world import (
     OWN_WANT,
     PASSED,
@@ -311,7 +312,7 @@ async def test_run_probes_as_configured_and_ends_its_probes_when_cancelled() -> 
         probes={HealthCheck.TLS: probe},
     )
     run = asyncio.create_task(monitor.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await probe.exhausted.wait()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -339,7 +340,7 @@ async def test_run_hurries_when_a_client_fails() -> None:
         probes={HealthCheck.TCP: probe},
     )
     run = asyncio.create_task(monitor.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await probe.answered.wait()
         assert monitor.snapshot()[0].last is PASSED
         monitor.host_failed("desktops", "h0", Cause.RESET)

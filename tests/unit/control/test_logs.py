@@ -21,6 +21,7 @@ from proxy.routing.model import TokenFate
 from proxy.routing.signs import Sign
 from proxy.server.record import ConnectionRecord, Ending, Phase
 from proxy.settings import LogFormat, LogLevel, LogSettings, LogUsers
+from tests.patience import PATIENCE_S
 from tests.unit.control.farm import connection
 
 KEY = bytes(32)
@@ -173,7 +174,7 @@ async def test_a_burst_begins_anew_after_its_second(monkeypatch: pytest.MonkeyPa
         told = ConnectionLog(UserNames(LogUsers.HASH, KEY))
         for _ in range(BURST + 5):
             told.connection_ended(ended(Cause.NOT_TPKT))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await closed.wait()
         told.connection_ended(ended(Cause.NOT_TPKT))
     assert len(stream.getvalue().splitlines()) == BURST + 1

@@ -14,6 +14,7 @@ from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
 from proxy.routing.signs import Sign
 from proxy.server.record import Ending, Phase
+from tests.patience import PATIENCE_S
 from tests.unit.control.farm import connection
 from tests.unit.control.scrape import House, changes
 
@@ -211,7 +212,7 @@ async def test_the_loops_lag_is_measured_until_cancelled(
     monkeypatch.setattr("proxy.control.metrics._LAG_INTERVAL_S", 0.001)
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(house.metrics.watch_loop())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not (await house.scrape())["event_loop_lag_seconds_count"]:
                 pass  # a scrape lets the loop run
         watching.cancel()

@@ -11,6 +11,7 @@ import pytest
 from proxy.control import resolver
 from proxy.control.lookup import Answer, NameLookupError
 from proxy.control.resolver import Resolver
+from tests.patience import PATIENCE_S
 
 FIRST = Answer(("10.0.0.1", "10.0.0.2"), 0)
 SECOND = Answer(("10.0.0.3",), 0)
@@ -42,7 +43,7 @@ class World:
         return answer
 
     async def until_asked(self, name: str, times: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while self.asked.count(name) < times:
                 self._asked_again.clear()
                 await self._asked_again.wait()

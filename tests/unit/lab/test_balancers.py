@@ -8,6 +8,7 @@ from proxy.address import Address
 from proxy.lab.balancers import balance, round_robin, sticky
 from proxy.lab.farm import Farm
 from proxy.lab.link import Link
+from tests.patience import PATIENCE_S
 
 HOSTS = [Address(f"10.0.0.{n}", 3389) for n in (1, 2, 3)]
 
@@ -37,5 +38,5 @@ async def test_a_client_of_a_dead_host_is_closed() -> None:
         await host.kill()
         async with balance("round_robin", Address("127.0.0.1", 0), [host.address]) as address:
             link = await Link.dial(address)
-            await asyncio.wait_for(link.closed(), 2)
+            await asyncio.wait_for(link.closed(), PATIENCE_S)
             await link.close()

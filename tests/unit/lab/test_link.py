@@ -11,6 +11,7 @@ import pytest
 from proxy.address import Address
 from proxy.lab.certificates import client_context, self_signed
 from proxy.lab.link import Link, LinkClosedError
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -88,13 +89,13 @@ async def test_tls_follows_clear_text_on_the_same_connection(ends: tuple[Link, L
     await accepted.send(b"\x44\x03b")
     assert await dialled.read_packet() == b"\x44\x03b"
     await accepted.close()
-    await asyncio.wait_for(dialled.closed(), 2)
+    await asyncio.wait_for(dialled.closed(), PATIENCE_S)
 
 
 async def test_an_aborted_connection_ends_the_other_side(ends: tuple[Link, Link]) -> None:
     dialled, accepted = ends
     dialled.abort()
-    await asyncio.wait_for(accepted.closed(), 2)
+    await asyncio.wait_for(accepted.closed(), PATIENCE_S)
 
 
 async def test_a_refused_connection_says_so() -> None:

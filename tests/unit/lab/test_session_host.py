@@ -10,6 +10,7 @@ from proxy.lab.farm import Farm
 from proxy.lab.link import Link, LinkClosedError
 from proxy.lab.session_host import Stage
 from proxy.wire import x224
+from tests.patience import PATIENCE_S
 
 
 async def test_a_client_without_tls_is_told_that_tls_is_required() -> None:
@@ -52,7 +53,7 @@ async def test_a_killed_host_loses_its_sessions_and_comes_back_at_the_same_addre
         async with farm.client(host.address, "alice").session() as (_, session):
             assert session is not None
             await host.kill()
-            await asyncio.wait_for(session.closed(), 2)
+            await asyncio.wait_for(session.closed(), PATIENCE_S)
         assert farm.broker.session_of("alice", "Full_Desktop") is None
         assert (await farm.client(other.address, "alice").login()).host == "rdsh02"
         await host.start()
@@ -107,6 +108,6 @@ async def test_a_session_of_limited_time_is_ended_by_its_host() -> None:
         client = farm.client(farm.hosts["rdsh01"].address, "alice")
         async with client.session() as (_, session):
             assert session is not None
-            await asyncio.wait_for(session.closed(), 2)
+            await asyncio.wait_for(session.closed(), PATIENCE_S)
             # Its user is disconnected, and comes back to it.
             assert farm.broker.session_of("alice", "Full_Desktop") == "rdsh01"

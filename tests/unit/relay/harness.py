@@ -16,8 +16,8 @@ from pathlib import Path
 
 from proxy import channel
 from proxy.relay.hand_off import RelayEnding, RelayPool, Row
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 SMALL_BUFFER = 64 * 1024  # one segment on loopback: less makes tests slow
 
 

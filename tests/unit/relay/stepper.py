@@ -11,8 +11,8 @@ import pytest
 from proxy.errors import Cause, Side
 from proxy.relay.legs import Connection
 from proxy.relay.pump import Pump
+from tests.patience import PATIENCE_S
 from tests.unit.relay.harness import (
-    PATIENCE_S,
     tcp_pair,
 )
 

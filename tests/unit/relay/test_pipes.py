@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 
 from proxy.relay.pipes import PIPE_BYTES, PIPES_MAX, Pipe, PipePool
+from tests.patience import PATIENCE_S
 from tests.unit.relay.harness import (
-    PATIENCE_S,
     close_by_reset,
     open_fds,
     read_to_end,

@@ -12,7 +12,8 @@ from proxy.errors import Cause, Side
 from proxy.relay import contract
 from proxy.relay.contract import RelayEnding
 from proxy.relay.process import RelayProcess
-from tests.unit.relay.harness import PATIENCE_S, tcp_pair, wait_for
+from tests.patience import PATIENCE_S
+from tests.unit.relay.harness import tcp_pair, wait_for
 
 
 class Relay:

@@ -13,7 +13,8 @@ from proxy.errors import Cause, Side
 from proxy.relay.legs import OUTSIDE, Connection, Leftover
 from proxy.relay.pipes import PIPE_BYTES, Pipe
 from proxy.relay.pump import BUFFER_BYTES, BULK_READS, LITTLE_BYTES, Pump
-from tests.unit.relay.harness import PATIENCE_S, SMALL_BUFFER, close_by_reset
+from tests.patience import PATIENCE_S
+from tests.unit.relay.harness import SMALL_BUFFER, close_by_reset
 from tests.unit.relay.stepper import Stepper, carry, drain, fill
 
 MEGABYTE = 1 << 20

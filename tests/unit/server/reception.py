@@ -8,8 +8,7 @@ import socket
 from proxy.address import Address
 from proxy.routing.pool import Routes
 from proxy.settings import ListenerSettings
-
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 class Reception:

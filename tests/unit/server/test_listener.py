@@ -12,7 +12,8 @@ import pytest
 from proxy.address import Address
 from proxy.server.listener import Listener
 from proxy.settings import ListenerSettings
-from tests.unit.server.reception import PATIENCE_S, Reception
+from tests.patience import PATIENCE_S
+from tests.unit.server.reception import Reception
 
 SETTINGS = ListenerSettings(name="rdp", bind=Address("127.0.0.1", 1), pool="p")
 

@@ -12,6 +12,7 @@ from proxy.errors import Cause, LimitError, ServerError
 from proxy.routing.will import Will, Wish
 from proxy.settings import TokenPolicy
 from proxy.wire.tokens import encode_msts
+from tests.patience import PATIENCE_S
 from tests.unit.server.stage import ALICE, Stage, stage
 
 
@@ -91,7 +92,7 @@ async def test_a_pin_reaches_a_host_that_leaves_as_long_as_it_has_connections() 
 async def test_a_token_for_a_host_that_is_forgotten_while_it_is_tried_is_refused() -> None:
     async with stage("refuse", token=TokenPolicy(wait_s=60)) as farm:
         waiting = asyncio.create_task(farm.place(line=encode_msts(farm.hosts[0].address)[:-2]))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not farm.observed.failed:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         keep(farm)
@@ -105,7 +106,7 @@ async def test_a_client_that_waits_for_a_host_gets_one_that_comes() -> None:
         before = farm.pool.settings
         keep(farm)
         waiting = asyncio.create_task(farm.place())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not farm.placer.held:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         farm.pool.change(before, {})
