@@ -42,7 +42,7 @@ async def shown(
 ) -> AsyncIterator[tuple[RunningProxy, str]]:
     """A proxy whose page is at an address."""
     admin = Address("127.0.0.1", free_port())
-    health = {"check": "tls", "interval": "1s", "timeout": "1s"}
+    health = {"check": "tls", "interval": "1s", "timeout": "10s"}
     settings = {
         "admin": {"bind": str(admin)} | more,
         "pool": {"health": health},
