@@ -109,7 +109,6 @@ class SessionHost:
         self._session_s = session_s
         self._silent = False
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     @property
@@ -124,7 +123,7 @@ class SessionHost:
         """Listen (again), and answer."""
         self._silent = False
         self._broker.regain(self.name)
-        if self._accepting is not None:
+        if self._listener is not None:
             return
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -133,15 +132,13 @@ class SessionHost:
         listener.listen(1024)
         self._listener = listener
         self.address = Address(*listener.getsockname())
-        self._accepting = asyncio.create_task(self._accept(listener), name=f"host {self.name}")
+        self._watch(listener)
 
     async def refuse(self) -> None:
         """Refuse new connections; sessions go on."""
-        if self._accepting is None or self._listener is None:
+        if self._listener is None:
             return
-        self._accepting.cancel()
-        await asyncio.wait([self._accepting])
-        self._accepting = None
+        asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
         self._listener = None
 
@@ -159,19 +156,25 @@ class SessionHost:
         self._silent = True
         self._broker.lose(self.name)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, peer = await loop.sock_accept(listener)
-                link = Link(sock)
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    await asyncio.sleep(0.1)
-                continue  # the client went away before it was accepted
-            task = asyncio.create_task(self._serve(link, Address(*peer)))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
+    def _watch(self, listener: socket.socket) -> None:
+        if listener is self._listener:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Not `sock_accept`, which loses the client when it is broken off in time."""
+        try:
+            sock, peer = listener.accept()
+        except OSError as error:  # or the client went away before it was accepted
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(0.1, self._watch, listener)
+            return
+        link = Link(sock)
+        task = asyncio.create_task(self._serve(link, Address(*peer)))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(lambda _: link.abort())  # where it was cancelled before it began
 
     async def _serve(self, link: Link, peer: Address) -> None:
         visit = Visit(self.name, peer, self.certificate.fingerprint)
