@@ -75,6 +75,8 @@ class RelayProcess:
             _complain(f"the parent sent what cannot be used: {said}")
 
     def _meet(self, front: socket.socket) -> None:
+        for older in list(self._fronts):
+            self._hear_front(older)  # what it has accounted for is not told again
         self._fronts.append(front)
         self._pump.open_door(front.fileno(), partial(self._hear_front, front))
         self._reports.greet(front, self._pump)

@@ -180,6 +180,22 @@ def test_where_the_newest_front_dies_the_one_before_it_is_told_all_again(relay: 
     assert isinstance(hear_all(relay.front, contract.Ended)[-1], contract.Ended)
 
 
+def test_what_a_front_has_accounted_for_is_not_told_to_the_next_one(relay: Relay) -> None:
+    for far in relay.hand_over(1):
+        far.close()
+    hear_all(relay.front, contract.Ended)
+    channel.send(relay.control, b'{"act": "stop"}')
+    assert relay.ended()
+    for message in contract.encode_ack([1]):
+        channel.send(relay.front, message)
+    newest = front_of(relay)
+    relay.process._hear_parent()  # first, although the front has spoken before
+    relay.process._reports.flush(relay.process._pump)
+    kinds = [type(said) for said in hear_all(newest, contract.End)]
+    assert kinds == [contract.Hello, contract.End], "and no row"
+    newest.close()
+
+
 def test_an_older_front_that_dies_is_not_missed(relay: Relay) -> None:
     newest = front_of(relay)
     hear_all(newest, contract.End)
