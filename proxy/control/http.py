@@ -32,6 +32,7 @@ _SILENT.setLevel(logging.CRITICAL)
 _REQUEST_TIMEOUT_S = 10.0
 _CHANGE_TIMEOUT_S = 60.0  # a change may have to go through the whole table
 _IDLE_TIMEOUT_S = 15.0
+_LAST_WORDS_S, _LOOK_S = 0.5, 0.01  # at a stop
 _BACKLOG = 64
 _RENDERS_AT_ONCE = 4
 
@@ -114,7 +115,17 @@ class HttpServer:
             self.bound = Address(*sock.getsockname()[:2])
 
     async def stop(self) -> None:
-        """Stop serving; a unix socket's file is removed, unless it is another's by now."""
+        """Stop serving; a unix socket's file is removed, unless it is another's by now.
+
+        Whoever has connected may still ask: a question that is on its way is answered.
+        """
+        for site in list(self._runner.sites):
+            await site.stop()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LAST_WORDS_S
+        server = self._runner.server
+        while server and server.connections and loop.time() < until:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(_LOOK_S)
         await self._runner.cleanup()
         if self._unlink is not None:
             path, inode = self._unlink

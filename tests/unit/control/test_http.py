@@ -27,6 +27,7 @@ from proxy.control.http import (
     public_routes,
 )
 from proxy.settings import UnixPath
+from tests.patience import PATIENCE_S
 
 LOOPBACK = Address("127.0.0.1", 0)
 READY = Readiness(True, 2, False, True, {"desktops": (1, 2)})
@@ -267,6 +268,32 @@ async def test_a_socket_where_somebody_serves_is_left_to_them(tmp_path: Path) ->
             await other.start()
         await other.stop()
         assert (await ask(endpoint, "/healthz"))[0] == 200
+
+
+async def test_a_question_that_is_on_its_way_at_a_stop_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "_LAST_WORDS_S", PATIENCE_S)
+
+    async def late(_: Request) -> Answer:
+        return json_answer({"late": True})
+
+    server = HttpServer(LOOPBACK, {"/late": late})
+    await server.start()
+    assert isinstance(server.bound, Address)
+    reader, writer = await asyncio.open_connection(*server.bound)
+    runner = server._runner.server
+    assert runner is not None
+    while not runner.connections:  # noqa: ASYNC110 (until it is accepted)
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(server.stop())
+    while server._runner.sites:  # noqa: ASYNC110 (until nobody else is)
+        await asyncio.sleep(0)
+    writer.write(b"GET /late HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    await stopping
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_socket_that_another_process_took_over_stays_at_stop(tmp_path: Path) -> None:
