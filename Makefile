@@ -46,7 +46,7 @@ test:  ## what CI runs: everything below, with a time budget for each stage
 	@$(STAGE) unit 120 $(MAKE) unit
 	@$(STAGE) fuzz 30 $(MAKE) fuzz T=15
 	@$(STAGE) demo 60 $(MAKE) demo
-	@$(STAGE) integration 600 $(MAKE) integration COVERAGE=1
+	@$(STAGE) integration 360 $(MAKE) integration COVERAGE=1
 	@$(STAGE) coverage 10 $(MAKE) coverage
 	@$(STAGE) interop 240 $(MAKE) interop
 	@$(STAGE) deploy-check 180 $(MAKE) deploy-check
