@@ -102,14 +102,13 @@ async def test_a_primary_that_froze_and_was_replaced_is_left_alone_when_it_wakes
         assert farm.servers[1].cli("exists", name_of(key(9999)).decode()) == "1"
 
 
-@pytest.mark.usefixtures("patience")
 async def test_a_sentinel_that_is_gone_is_not_missed(sentinels: tuple[RedisFarm, str]) -> None:
     farm, url = sentinels
     farm.servers[2].kill()
     farm.servers[3].freeze()
     async with node(url) as one:
         await until(lambda: one.store.is_up)
-        assert (await one.store.claim(key(1), "a", expected=None, ttl_s=60.0)).host == "a"
+        assert await claimed(one, 1, "a") == "a"
 
 
 @pytest.mark.usefixtures("patience")
