@@ -85,6 +85,7 @@ class RelayProcess:
         heard = self._reports.speaks_to(front)
         if heard:
             self._reports.forget_front()
+        self._reports.lost(front)
         self._fronts.remove(front)
         self._pump.close_door(front.detach())
         if heard and self._fronts:

@@ -1,7 +1,9 @@
 """Reports: what a relay tells the newest front, without ever waiting for it.
 
 Messages that the front does not take yet wait here. Without a front, progress is dropped, because
-the next one hears whole rows; endings are kept until a front has acknowledged them.
+the next one hears whole rows; endings are kept until a front has acknowledged them. One that was
+told to a front is that front's to account for while it lives: its successor, which is there already
+in an upgrade, hears of it only if the older one dies before it has.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from proxy import channel
 from proxy.errors import Cause, Side
@@ -33,6 +35,8 @@ class Reports:
         self._front: socket.socket | None = None
         self._outbox: deque[bytes] = deque()
         self._endings: list[tuple[int, RelayEnding]] = []
+        self._telling: list[int] = []  # endings in the outbox
+        self._told: dict[int, socket.socket] = {}  # unacknowledged, and by which front
         self._unsaid: dict[int, Connection] = {}
         self._waiting = False
 
@@ -43,9 +47,10 @@ class Reports:
         self.forget_front()
         self._front = front
         self.version = contract.OLDEST
-        ended, live = self.unacknowledged.values(), map(_row, pump.connections.values())
+        others = {conn_id for conn_id, told in self._told.items() if told is not front}
         self._outbox.append(contract.encode_hello(os.getpid()))
-        self._outbox.extend(contract.encode_rows(ended, self.version))
+        self._tell_rows(self.unacknowledged.keys() - others)
+        live = map(_row, pump.connections.values())
         self._outbox.extend(contract.encode_rows(live, self.version))
         self._outbox.append(contract.encode_end(self.version))
 
@@ -55,7 +60,22 @@ class Reports:
         self._waiting = False
         self._outbox.clear()
         self._endings.clear()
+        self._telling.clear()
         self._unsaid.clear()
+
+    def lost(self, front: socket.socket) -> None:
+        """It has died: what it was told and has not accounted for is the present one's."""
+        orphans = {conn_id for conn_id, told in self._told.items() if told is front}
+        for conn_id in orphans:
+            del self._told[conn_id]
+        if self._front is not None:
+            self._tell_rows(orphans)
+
+    def _tell_rows(self, conn_ids: Collection[int]) -> None:
+        """Rows of connections that have ended, in the order of their ends."""
+        rows = [row for conn_id, row in self.unacknowledged.items() if conn_id in conn_ids]
+        self._outbox.extend(contract.encode_rows(rows, self.version))
+        self._telling += (row.conn_id for row in rows)
 
     def speaks_to(self, front: socket.socket) -> bool:
         """Whether this is the front that hears the reports."""
@@ -88,6 +108,7 @@ class Reports:
         """A front has accounted for these."""
         for conn_id in conn_ids:
             self.unacknowledged.pop(conn_id, None)
+            self._told.pop(conn_id, None)
 
     def progress(self, connections: list[Connection]) -> None:
         """These carried bytes since the last time."""
@@ -98,6 +119,7 @@ class Reports:
         """Send what the front takes now; called after each batch, so it must be quick."""
         if self._endings:
             self._outbox.extend(contract.encode_ended(self._endings, self.version))
+            self._telling += (conn_id for conn_id, _ in self._endings)
             self._endings.clear()
         if self._unsaid and not self._outbox:
             counts = map(_counts, self._unsaid.values())
@@ -110,6 +132,9 @@ class Reports:
                 self._outbox.popleft()
         except ConnectionError:
             self._outbox.clear()  # its door meets the end
+        if self._telling and not self._outbox:
+            self._told.update(dict.fromkeys(self._telling, self._front))
+            self._telling.clear()
         if bool(self._outbox) != self._waiting:
             self._waiting = bool(self._outbox)
             pump.want_to_write(self._front.fileno(), self._waiting)

@@ -66,6 +66,51 @@ def test_a_new_front_hears_hello_the_rows_and_the_end(pump: Stepper, front: Fron
     assert end == contract.End()
 
 
+@pytest.fixture
+def two(pump: Stepper, front: Front) -> Iterator[tuple[Reports, Front, Front]]:
+    """Of two fronts the older was told of an ending when the newer came, as in an upgrade."""
+    newer = Front(pump)
+    reports = Reports()
+    reports.greet(front.relays_end, pump)
+    reports.ended(connection(1), *CLOSED)
+    reports.flush(pump)
+    front.read()
+    reports.greet(newer.relays_end, pump)
+    reports.flush(pump)
+    assert rows_in(newer.read()) == []
+    yield reports, front, newer
+    newer.sock.close()
+    newer.relays_end.close()
+
+
+def rows_in(said: list[contract.ToFront]) -> list[int]:
+    return [row.conn_id for one in said if isinstance(one, contract.Rows) for row in one.rows]
+
+
+def test_an_ending_that_one_front_was_told_is_not_told_to_the_next_one(
+    pump: Stepper, two: tuple[Reports, Front, Front]
+) -> None:
+    reports, older, newer = two
+    reports.acknowledged([1])
+    reports.lost(older.relays_end)
+    reports.flush(pump)
+    assert newer.read() == []
+
+
+def test_an_ending_that_a_front_took_with_it_is_told_to_the_present_one(
+    pump: Stepper, two: tuple[Reports, Front, Front]
+) -> None:
+    reports, older, newer = two
+    reports.lost(older.relays_end)
+    reports.flush(pump)
+    assert rows_in(newer.read()) == [1]
+    reports.forget_front()
+    reports.lost(newer.relays_end)
+    reports.greet(older.relays_end, pump)
+    reports.flush(pump)
+    assert rows_in(older.read()) == [1], "and so on"
+
+
 def test_endings_of_a_batch_go_in_one_message_and_wait_for_their_account(
     pump: Stepper, front: Front
 ) -> None:
