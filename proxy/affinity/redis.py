@@ -202,6 +202,7 @@ class RedisStore:
                 await self.probe_once()
             except StoreError as error:
                 self._on_event(StoreEvent.MAINTENANCE_FAILED, error.detail)
+            _heed_cancellation()
             await asyncio.sleep(PAUSE_S)
 
     async def probe_once(self) -> None:
@@ -279,6 +280,7 @@ class RedisStore:
             raise StoreError(explain(error)) from error
         finally:
             work.close()  # where it has not begun
+            _heed_cancellation()
         breaker.succeeded()
         return result
 
@@ -306,6 +308,15 @@ class RedisStore:
             detail = f"after {now - self._down_since:.1f} s"
             self._down_since = None
             self._on_event(StoreEvent.BACK, detail)
+
+
+def _heed_cancellation() -> None:
+    """End a task that is to end. redis-py sends by asyncio.wait_for, which in Python 3.11 forgets
+    that where the server takes a command in the same turn: the task would go on for ever, and with
+    it a front that was told to stop."""
+    me = asyncio.current_task()
+    if me is not None and me.cancelling():
+        raise asyncio.CancelledError
 
 
 def name_of(key: PinKey) -> bytes:

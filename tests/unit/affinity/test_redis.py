@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import pytest
 
+from proxy.affinity import redis
 from proxy.affinity.redis import RedisStore, key_of, name_of
-from proxy.affinity.store import Pin, PinKey, StoreEvent, Touch
+from proxy.affinity.store import Pin, PinKey, StoreEvent, Touch, ignore_event
 from proxy.errors import StoreError
 from tests.servers.ports import free_port
 from tests.servers.redis import RedisServer
@@ -65,3 +71,49 @@ async def test_a_probe_leaves_nothing_behind(redis_server: RedisServer) -> None:
     await store.probe_once()
     assert await store.size() == 0
     await store.close()
+
+
+class Forgetful:
+    """A client whose first call forgets that it was cancelled."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+
+    def server_of(self, name: bytes) -> str:
+        return "one"
+
+    def servers(self) -> list[str]:
+        return ["one"]
+
+    async def command(self, *_: object) -> list[None]:
+        if self.called.is_set():
+            await asyncio.sleep(0)
+        else:
+            self.called.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+        return [None]
+
+    refresh = probe = command
+
+
+async def asks_again_and_again(store: RedisStore) -> None:
+    while True:
+        await store.get(KEY)
+
+
+async def maintains(store: RedisStore) -> None:
+    await store.maintain()
+
+
+@pytest.mark.parametrize("part", [asks_again_and_again, maintains])
+async def test_a_part_that_is_to_end_ends_though_the_library_forgets_it(
+    part: Callable[[RedisStore], Coroutine[None, None, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "CALM_S", 0.0)
+    client: Any = Forgetful()
+    running = asyncio.create_task(part(RedisStore(client, None, ignore_event)))
+    await client.called.wait()
+    running.cancel()
+    await asyncio.wait([running], timeout=5)
+    assert running.cancelled()
