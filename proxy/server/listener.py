@@ -17,6 +17,7 @@ from proxy.settings import ListenerSettings
 log = logging.getLogger(__name__)
 
 _ACCEPTS_A_WAKE = 64  # then others have their turn
+_TOLD_AGAIN_S = 10.0  # while it lasts
 _PAUSE_S = 0.1  # when no further socket can be had: clients wait in the kernel's queue
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -48,6 +49,7 @@ class Listener:
         self._tasks = tasks
         self._in_hand: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
+        self._silent_until = 0.0
         sock.setblocking(False)
         self.change(settings, keepalive_s)
 
@@ -103,7 +105,10 @@ class Listener:
             task.add_done_callback(self._in_hand.discard)
 
     def _pause(self, error: OSError) -> None:
-        log.error("accept_paused", extra={"listener": self.settings.name, "detail": str(error)})
         loop = asyncio.get_running_loop()
+        if loop.time() >= self._silent_until:
+            self._silent_until = loop.time() + _TOLD_AGAIN_S
+            extra = {"listener": self.settings.name, "detail": str(error)}
+            log.error("accept_paused", extra=extra)
         loop.remove_reader(self._sock.fileno())
         self._paused = loop.call_later(_PAUSE_S, self.open)
