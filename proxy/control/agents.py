@@ -21,6 +21,7 @@ from typing import NamedTuple
 from proxy import sockets
 from proxy.address import Address
 from proxy.control.live import Sample
+from proxy.errors import Cause
 from proxy.routing.agent import LINE_MAX_BYTES, AgentWord
 from proxy.routing.pool import Host, Pool
 from proxy.routing.will import Will
@@ -129,8 +130,12 @@ class AgentMonitor:
                 yield Sample("host_agent_will", (*labels, will), will is host.agent.will)
 
     async def _ask(self, visit: Visit) -> None:
-        line = await ask_agent(visit.agent, visit.timeout_s)
-        self._in_flight.discard(visit.host)
+        try:
+            line = await ask_agent(visit.agent, visit.timeout_s)
+        except OSError:  # descriptors or ports are wanting here: that says nothing of the agent
+            return
+        finally:
+            self._in_flight.discard(visit.host)
         asked = self._at.get(visit.host)
         if asked is not None and asked.agent == visit.agent:
             self.finish(visit.host, line)
@@ -158,7 +163,11 @@ class AgentMonitor:
 
 
 async def ask_agent(address: Address, timeout_s: float) -> bytes | None:
-    """The line that the agent at `address` says; None where none comes in time."""
+    """The line that the agent at `address` says; None where none comes in time.
+
+    Raises:
+        OSError: for a want of our own.
+    """
     until = asyncio.get_running_loop().time() + timeout_s
     heard = bytearray()
     try:
@@ -169,6 +178,8 @@ async def ask_agent(address: Address, timeout_s: float) -> bytes | None:
                 if not piece:
                     break
                 heard += piece
-    except OSError:
+    except OSError as error:
+        if sockets.cause_of(error) is Cause.INTERNAL:
+            raise
         return None
     return bytes(heard) or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 import threading
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from proxy import sockets
 from proxy.address import Address
 from proxy.control.agents import MAX_IN_FLIGHT, AgentMonitor, ask_agent
 from proxy.routing.agent import LINE_MAX_BYTES, AgentWord
@@ -166,6 +168,23 @@ async def test_a_visit_that_is_broken_off_is_no_silence(caplog: pytest.LogCaptur
         with pytest.raises(asyncio.CancelledError):
             await visiting
     assert caplog.records == []
+
+
+async def test_a_want_of_descriptors_is_no_silence(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(hosts=1)
+    world.begin(0)
+    world.clock.now += 2
+    (visit,) = world.monitor.begin()
+
+    def none_left(_: Address) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(sockets, "unconnected", none_left)
+    await world.monitor._ask(visit)
+    assert caplog.records == []
+    assert len(world.begin(20)) == 1, "it is asked again in its time"
 
 
 async def test_what_the_agent_of_another_address_says_meanwhile_is_not_heard() -> None:
