@@ -4,7 +4,7 @@
 #       -RemoteAddress 10.0.0.5 -Action Allow      # the proxies alone
 #   Register-ScheduledTask rdp-proxy-agent -User SYSTEM -Trigger (New-ScheduledTaskTrigger -AtStartup) `
 #       -Action (New-ScheduledTaskAction powershell '-NoProfile -ExecutionPolicy Bypass -File C:\rdp-proxy\agent.ps1') `
-#       -Settings (New-ScheduledTaskSettingsSet -ExecutionTimeLimit 0 -RestartCount 999 `
+#       -Settings (New-ScheduledTaskSettingsSet -ExecutionTimeLimit 0 -RestartCount 99 `
 #           -RestartInterval (New-TimeSpan -Minutes 1))    # without a limit of 0, Windows ends it after three days
 #   Start-ScheduledTask rdp-proxy-agent
 param([int]$Port = 9707)
