@@ -116,8 +116,10 @@ class AgentMonitor:
             return
         before, took = host.agent, host.takes
         host.agent = said
-        if (said.will, said.down) != (before.will, before.down):
+        has_turned = (said.will, said.down) != (before.will, before.down)
+        if has_turned:
             log.warning("agent_said", extra=self._fields(host))
+        if has_turned or host.takes is not took:  # a share of 0 % keeps everybody new away, too
             self.on_word(host, took)
 
     def samples(self) -> Iterator[Sample]:

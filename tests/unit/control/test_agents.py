@@ -220,6 +220,9 @@ def test_a_word_counts_and_is_told_once(caplog: pytest.LogCaptureFixture) -> Non
     ]
     world.monitor.finish(host, b"20%\n")
     assert (host.agent.percent, len(world.turned)) == (20, 1)
+    for line in (b"ready", b"0%", b"5%", b"6%"):
+        world.monitor.finish(host, line)
+    assert world.turned[1:] == [("h0", False), ("h0", True), ("h0", False)]
 
 
 def test_silence_changes_nothing_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
