@@ -149,6 +149,8 @@ def _hosts(args: argparse.Namespace) -> int:
             since_s = row["will_since_s"]
             row["since"] = None if since_s is None else f"{time_text(since_s)} ago"
             row["agent"] = _agent(row["agent"])
+            if row["weight"] != (configured := row["configured_weight"]):
+                row["weight"] = f"{row['weight']}, not {configured}"
         _rows(_HOSTS, answer)
 
     return _print(args, answer, people)

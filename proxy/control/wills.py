@@ -58,6 +58,7 @@ class WillDesk:
             "deadline_s": None if left_s is None else round(left_s, 3),
             "close": wish.close,
             "weight": host.weight,
+            "configured_weight": host.settings.weight,
             "share": round(host.share, 3),  # the weight as it counts now
             "connections": host.live,
             "max_connections": None if math.isinf(host.most) else host.most,

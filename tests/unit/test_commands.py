@@ -225,6 +225,7 @@ async def test_a_drain_that_comes_to_nothing_is_an_error(desk: Desk, tmp_path: P
 async def test_a_weight_is_changed_and_a_host_taken_out(desk: Desk, tmp_path: Path) -> None:
     lines = await said(tmp_path, "weight", "rdsh01", "50")
     assert lines == ["desktops: rdsh01 has weight 50"]
+    assert " 50, not 100 " in (await said(tmp_path, "hosts"))[1]
     lines = await said(tmp_path, "maintenance", "rdsh01", "--close", "--pool", "desktops")
     assert lines[0] == "desktops: rdsh01 is in maintenance; 0 connections on this node"
     assert desk.pools["desktops"].by_name["rdsh01"].weight == 50

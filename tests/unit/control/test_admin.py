@@ -129,6 +129,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "deadline_s": -10.0,
         "close": False,
         "weight": 7,
+        "configured_weight": 100,
         "share": 7.0,
         "connections": 4,
         "max_connections": None,

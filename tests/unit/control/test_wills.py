@@ -50,6 +50,7 @@ async def test_a_host_is_drained(desk: Desk) -> None:
         "deadline_s": 28800.0,
         "close": True,
         "weight": 100,
+        "configured_weight": 100,
         "share": 100.0,
         "connections": 3,
         "max_connections": None,
