@@ -174,7 +174,7 @@ class Front:
             self.shared,
             WillDesk(self.wills, lambda: pools, wall),
             wall,
-            self.stopping.is_set,
+            lambda: self.stopping.is_set() and not self.replaced,  # the node goes on
         )
         self.views.parts.append(self.hosts.samples)
 
