@@ -251,7 +251,6 @@ class Front:
         for server in servers:
             await server.stop()
         self.relays.stop()
-        self.metrics.close()
         log.info("stopped")
 
     async def change(self, settings: Settings, text: str) -> list[Change]:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from proxy.address import Address
-from proxy.control.live import Sample
+from proxy.control.exposition import Sample
 from proxy.control.lookup import Answer, NameLookupError, look_up
 from proxy.control.resolver import Resolver
 from proxy.routing.farm import Farm, dns_names

@@ -19,7 +19,7 @@ from time import perf_counter
 
 from proxy import config
 from proxy.config.changes import Change, summary
-from proxy.control.live import Sample
+from proxy.control.exposition import Sample
 from proxy.control.logs import LogWriter
 from proxy.errors import ConfigError
 from proxy.front import Front, StartError

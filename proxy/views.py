@@ -15,12 +15,13 @@ from proxy.affinity.store import AffinityStore, PinKey
 from proxy.control.admin import AdminViews, admin_routes
 from proxy.control.agents import AgentMonitor
 from proxy.control.canary import Canary
+from proxy.control.exposition import CONTENT_TYPE, Sample
 from proxy.control.health import HealthMonitor
 from proxy.control.http import Handler, HttpServer, Readiness, public_routes
 from proxy.control.inventory import Inventory
-from proxy.control.live import RelayState, Sample, Sources
+from proxy.control.live import RelayState, Sources
 from proxy.control.logs import RecentEvents
-from proxy.control.metrics import CONTENT_TYPE, Metrics
+from proxy.control.metrics import Metrics
 from proxy.control.names import user_names
 from proxy.control.page import PageViews, page_routes
 from proxy.control.pins import PinDesk
@@ -150,22 +151,19 @@ class Views:
             pins=self.store.size,
             held=lambda: self.placer.held,
             shared=lambda: len(self.shared),
-            parts=(
+            host_parts=(
                 self._lifespans,
                 self.wills.samples,
                 self.inventory.samples,
                 self.canary.samples,
                 self.agents.samples,
-                *self.parts,
             ),
+            parts=(self.inventory.pool_samples, *self.parts),
         )
 
-    def _lifespans(self) -> list[Sample]:
-        now = self.wall()
-        return [
-            Sample("host_short_lived", (host.pool, host.name), host.lifespans.all_short(now))
-            for host in self._hosts()
-        ]
+    def _lifespans(self, host: Host) -> list[Sample]:
+        short = host.lifespans.all_short(self.wall())
+        return [Sample("host_short_lived", (host.pool, host.name), short)]
 
     def _relay_states(self) -> list[RelayState]:
         attached = self.relays.connections

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from proxy import sockets
 from proxy.address import Address
-from proxy.control.live import Sample
+from proxy.control.exposition import Sample
 from proxy.errors import Cause
 from proxy.routing.agent import LINE_MAX_BYTES, AgentWord
 from proxy.routing.pool import Host, Pool
@@ -122,14 +122,15 @@ class AgentMonitor:
         if has_turned or host.takes is not took:  # a share of 0 % keeps everybody new away, too
             self.on_word(host, took)
 
-    def samples(self) -> Iterator[Sample]:
-        """Whether agents answer, and what they want."""
-        for host, is_up in self._answers.items():
-            labels = (host.pool, host.name)
-            yield Sample("host_agent_up", labels, is_up)
-            yield Sample("host_agent_percent", labels, host.agent.percent)
-            for will in Will:
-                yield Sample("host_agent_will", (*labels, will), will is host.agent.will)
+    def samples(self, host: Host) -> Iterator[Sample]:
+        """Whether the agent of a host answers, and what it wants."""
+        if host not in self._answers:
+            return
+        labels = (host.pool, host.name)
+        yield Sample("host_agent_up", labels, self._answers[host])
+        yield Sample("host_agent_percent", labels, host.agent.percent)
+        for will in Will:
+            yield Sample("host_agent_will", (*labels, will), will is host.agent.will)
 
     async def _ask(self, visit: Visit) -> None:
         try:

@@ -28,9 +28,9 @@ from typing import NamedTuple
 from proxy import sockets
 from proxy.address import Address
 from proxy.control.certificates import read_certificate, time_text
+from proxy.control.exposition import Sample
 from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.inventory import Inventory
-from proxy.control.live import Sample
 from proxy.control.probe import ProbeResult, probe_tls, visit_with_token
 from proxy.control.query import only
 from proxy.routing.pool import Host, Pool, Routes
@@ -127,11 +127,11 @@ class Canary:
         """What was found of one host last."""
         return self._verdicts.get((host.pool, host.name))
 
-    def samples(self) -> Iterator[Sample]:
-        """What a scrape shows."""
-        for name, verdict in self._verdicts.items():
-            if verdict.way is not None:
-                yield Sample("canary_up", name, verdict.fault is None)
+    def samples(self, host: Host) -> Iterator[Sample]:
+        """What a scrape shows of a host."""
+        verdict = self.of(host)
+        if verdict is not None and verdict.way is not None:
+            yield Sample("canary_up", (host.pool, host.name), verdict.fault is None)
 
     def routes(self) -> dict[str, Handler]:
         """The route of the admin endpoint."""

@@ -28,8 +28,8 @@ from proxy.control.certificates import (
     rolled_by_itself,
     time_text,
 )
+from proxy.control.exposition import Sample
 from proxy.control.http import Answer, Handler, Request, json_answer
-from proxy.control.live import Sample
 from proxy.control.probe import ProbeResult
 from proxy.control.query import only
 from proxy.routing.pool import Host, Pool
@@ -160,11 +160,14 @@ class Inventory:
             if known.certificate and known.certificate.sha256 == sha256
         ]
 
-    def samples(self) -> Iterator[Sample]:
-        """What a scrape shows."""
+    def samples(self, host: Host) -> Iterator[Sample]:
+        """What a scrape shows of a host."""
+        known = self.of(host)
+        return iter(()) if known is None else _samples(known)
+
+    def pool_samples(self) -> Iterator[Sample]:
+        """What a scrape shows of pools."""
         for name, pool in self._pools.items():
-            for known in pool.known.values():
-                yield from _samples(known)
             if not pool.unheard:
                 distinct = len({it.sha256 for it in pool.certificates()})
                 yield Sample("pool_certificates_distinct", (name,), distinct)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from proxy.control.exposition import Sample
 from proxy.control.http import Answer, Handler, Request, json_answer
-from proxy.control.live import Sample
 from proxy.control.query import QueryError, only
 from proxy.notation import duration
 from proxy.routing.agent import AgentWord
@@ -67,16 +67,14 @@ class WillDesk:
             "in_use": self.keeper.is_in_use(host),
         }
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self, host: Host) -> Iterator[Sample]:
         """Since when and until when, which tells a drain that does not end; and who waits."""
-        for pool in self.pools().values():
-            for host in pool.hosts:
-                wish, labels = host.wish, (pool.name, host.name)
-                yield Sample("host_waiting_clients", labels, host.waiting)
-                if wish.since is not None:
-                    yield Sample("host_will_since_timestamp_seconds", labels, wish.since)
-                if wish.deadline is not None and wish.will is Will.DRAIN:
-                    yield Sample("host_drain_deadline_timestamp_seconds", labels, wish.deadline)
+        wish, labels = host.wish, (host.pool, host.name)
+        yield Sample("host_waiting_clients", labels, host.waiting)
+        if wish.since is not None:
+            yield Sample("host_will_since_timestamp_seconds", labels, wish.since)
+        if wish.deadline is not None and wish.will is Will.DRAIN:
+            yield Sample("host_drain_deadline_timestamp_seconds", labels, wish.deadline)
 
     async def _will(self, request: Request) -> Answer:
         query = request.query

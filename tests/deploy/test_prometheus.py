@@ -1,4 +1,4 @@
-"""Scrape configuration and alerts: valid, proved by promtool's own tests, about metrics we have."""
+"""Scrape configuration, alerts, a scrape: valid, as promtool has it, about metrics we have."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import yaml
 
 from proxy.control.series import PREFIX, SERIES
 from tests.deploy.tools import ROOT, run_tool
+from tests.unit.control.farm import connection
+from tests.unit.control.scrape import House
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = [
@@ -37,6 +39,15 @@ def test_promtool_objects_to_an_alert_that_cannot_be_read(tmp_path: Path) -> Non
     bad.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum by ('}]}]")
     with pytest.raises(AssertionError, match="could not parse expression"):
         run_tool("promtool", "check", "rules", bad)
+
+
+async def test_promtool_has_no_objection_to_a_scrape() -> None:
+    house = House()
+    house.metrics.connection_placed(connection())
+    text = (await house.metrics.render(house.sources)).decode()
+    run_tool("promtool", "check", "metrics", text=text)
+    with pytest.raises(AssertionError, match="error while linting"):
+        run_tool("promtool", "check", "metrics", text=text + "rdp_proxy_relay_up{relay=} 1\n")
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))

@@ -19,13 +19,22 @@ _COMES_WITH = {
 }
 
 
-def run_tool(name: str, *arguments: str | Path, cwd: Path = ROOT) -> None:
-    """Run a tool and fail with its own words where it objects; a missing tool fails too."""
+def run_tool(name: str, *arguments: str | Path, cwd: Path = ROOT, text: str | None = None) -> None:
+    """Run a tool and fail with its own words where it objects; a missing tool fails too.
+
+    Args:
+        text: what it is given to read.
+    """
     beside_python = Path(sys.executable).parent
     tool = shutil.which(name, path=str(beside_python)) or shutil.which(name)
     if tool is None:
         pytest.fail(f"{name} is not installed: {_COMES_WITH[name]}", pytrace=False)
     done = subprocess.run(
-        [tool, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=60
+        [tool, *map(str, arguments)],
+        cwd=cwd,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr

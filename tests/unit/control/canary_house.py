@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -84,7 +85,8 @@ class House:
         return self.farm.hosts[name].address
 
     def samples(self) -> dict[str, float]:
-        return {sample.labels[1]: sample.value for sample in self.canary.samples()}
+        told = chain.from_iterable(map(self.canary.samples, self.pool.hosts))
+        return {sample.labels[1]: sample.value for sample in told}
 
     def events(self) -> list[dict[str, Any]]:
         told = [vars(record) | {"event": record.message} for record in self._caplog.records]

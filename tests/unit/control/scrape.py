@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.control.live import RelayState, Sample, Sources
+from proxy.control.exposition import Sample
+from proxy.control.live import RelayState, Sources
 from proxy.control.metrics import Metrics
 from proxy.control.series import PREFIX
 from proxy.errors import StoreError
@@ -16,7 +19,10 @@ Samples = dict[str, float]
 
 
 class House:
-    """A proxy's live values, as the app would offer them."""
+    """A proxy's live values, as the app would offer them.
+
+    A second goes by whenever a scrape looks at the clock: whoever else wants it has a turn.
+    """
 
     def __init__(self) -> None:
         settings = farm()
@@ -27,7 +33,7 @@ class House:
         self.store_up = True
         self.held = 0
         self.pins_fail = False
-        self.metrics = Metrics(started_at=1_234.5)
+        self.metrics = Metrics(started_at=1_234.5, clock=count().__next__)
         self.metrics.follow(settings.listeners, self.pools)
         self.sources = Sources(
             hosts=lambda: self.hosts,
@@ -37,7 +43,7 @@ class House:
             pins=self._pins,
             held=lambda: self.held,
             shared=lambda: 0,
-            parts=(lambda: [Sample("host_short_lived", ("desktops", "rdsh01"), 0.0)],),
+            host_parts=(lambda host: [Sample("host_short_lived", (host.pool, host.name), 0.0)],),
         )
 
     async def _pins(self) -> int:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 
 import pytest
 
@@ -245,10 +246,11 @@ def test_silence_changes_nothing_and_is_told_once(caplog: pytest.LogCaptureFixtu
 def test_a_scrape_tells_what_agents_say() -> None:
     world = World()
     world.begin(0)
-    assert list(world.monitor.samples()) == []
+    assert list(world.monitor.samples(world.pool.hosts[0])) == []
     world.monitor.finish(world.pool.hosts[0], b"maint 30%\n")
     world.monitor.finish(world.pool.hosts[1], None)
-    told = {(name, *labels[1:]): value for name, labels, value in world.monitor.samples()}
+    samples = chain.from_iterable(map(world.monitor.samples, world.pool.hosts))
+    told = {(name, *labels[1:]): value for name, labels, value in samples}
     assert told["host_agent_up", "h0"] == told["host_agent_will", "h0", "maintenance"] == 1
     assert told["host_agent_will", "h0", "ready"] == told["host_agent_up", "h1"] == 0
     assert told["host_agent_percent", "h0"] == 30

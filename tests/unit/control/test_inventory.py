@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ class Farm:
         return told
 
     def samples(self) -> dict[tuple[str, ...], float]:
-        return {(it.name, *it.labels): it.value for it in self.inventory.samples()}
+        hosts = (host for pool in self.pools.values() for host in pool.hosts)
+        told = chain(*map(self.inventory.samples, hosts), self.inventory.pool_samples())
+        return {(it.name, *it.labels): it.value for it in told}
 
     async def shown(self, **query: str) -> Any:
         answer = await self.inventory.routes()["/v1/certificates"](Request(query))

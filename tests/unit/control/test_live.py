@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
-from proxy.control.live import Sample
+from proxy.control.exposition import Sample
 from proxy.errors import Cause, Side
 from proxy.routing.agent import AgentWord
+from proxy.routing.pool import Host
 from proxy.routing.will import Will, Wish
 from proxy.server.record import Ending, Phase
 from tests.unit.control.farm import connection
@@ -18,10 +16,8 @@ from tests.unit.control.scrape import House, changes
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    made = House()
-    yield made
-    made.metrics.close()
+async def house() -> House:
+    return House()
 
 
 async def test_live_values_are_read_at_each_scrape(house: House) -> None:
@@ -97,19 +93,24 @@ async def test_the_samples_of_parts_are_shown_under_the_names_of_the_table(house
     assert shown["host_certificate_changes_total{host=h,pool=p}"] == 2.0
 
 
-async def test_labels_that_hold_anything_are_read_back_as_they_were(house: House) -> None:
-    odd = 'a"b\\c\nd{e}'
-    sample = Sample("host_certificate_info", ("p", "h", odd, "true"), 1.0)
-    house.sources = house.sources._replace(parts=(lambda: [sample],))
-    families = text_string_to_metric_families((await house.metrics.render(house.sources)).decode())
-    (found,) = [it for family in families for it in family.samples if it.name.endswith("cate_info")]
-    assert found.labels["fingerprint"] == odd
+async def test_what_befalls_hosts_and_connections_in_the_midst_of_a_scrape_spoils_nothing(
+    house: House,
+) -> None:
+    name = "bytes_total{direction=down,host=rdsh01,pool=desktops}"
+    ends = connection()
+    house.connections.append(ends)
+    left, asked = house.hosts[-1], []
 
+    def meanwhile(host: Host) -> list[Sample]:
+        asked.append(host.name)
+        if len(asked) == 1:
+            house.hosts.remove(left)
+            house.connections.remove(ends)
+            ends.bytes_down, ends.ending = 6000, Ending(Phase.RELAY, Side.SERVER, Cause.RESET)
+            house.metrics.connection_ended(ends)
+        return []
 
-async def test_large_and_fractional_values_keep_their_digits(house: House) -> None:
-    values = {"a": 1795698557.25, "b": 2.0**53, "c": 1e-7}
-    samples = [Sample("pool_certificates_distinct", (name,), it) for name, it in values.items()]
-    house.sources = house.sources._replace(parts=(lambda: samples,))
-    shown = await house.scrape()
-    for name, value in values.items():
-        assert shown[f"pool_certificates_distinct{{pool={name}}}"] == value
+    house.sources = house.sources._replace(host_parts=(meanwhile,))
+    assert (await house.scrape())[name] == 5000.0, "as it was when bytes were added up"
+    assert (await house.scrape())[name] == 6000.0
+    assert asked.count(left.name) == 1

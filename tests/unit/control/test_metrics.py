@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from proxy.affinity.store import StoreEvent
+from proxy.control.exposition import Sample
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
+from proxy.routing.pool import Host
 from proxy.routing.signs import Sign
 from proxy.server.record import Ending, Phase
 from tests.patience import PATIENCE_S
@@ -22,10 +23,8 @@ CLOSED = Ending(Phase.RELAY, Side.CLIENT, Cause.CLOSED)
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    made = House()
-    yield made
-    made.metrics.close()
+async def house() -> House:
+    return House()
 
 
 async def test_what_befalls_the_table_is_counted(house: House) -> None:
@@ -40,6 +39,33 @@ async def test_every_series_of_the_table_is_shown_from_the_first_scrape_on(house
     text = (await house.metrics.render(house.sources)).decode()
     shown = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert shown == {PREFIX + name for name in SERIES}
+
+
+async def test_whoever_else_runs_in_the_loop_has_a_turn_after_each_host(house: House) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    running = asyncio.create_task(others())
+    await house.scrape()
+    running.cancel()
+    assert turns > len(house.hosts) + len(SERIES), "after each series, too"
+
+
+async def test_scrapes_at_the_same_time_come_one_after_the_other(house: House) -> None:
+    asked = list[str]()
+
+    def host_part(host: Host) -> list[Sample]:
+        asked.append(host.name)
+        return []
+
+    house.sources = house.sources._replace(host_parts=(host_part,))
+    await asyncio.gather(house.scrape(), house.scrape())
+    assert asked == [host.name for host in house.hosts] * 2
 
 
 async def test_rate_sees_the_zero_of_whatever_has_not_happened_yet(house: House) -> None:

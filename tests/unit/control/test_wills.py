@@ -63,17 +63,18 @@ async def test_a_host_is_drained(desk: Desk) -> None:
 
 
 async def test_a_scrape_tells_since_when_and_until_when(desk: Desk) -> None:
-    samples = {(sample.name, sample.value) for sample in desk.wills.samples()}
+    hosts = [host for pool in desk.pools.values() for host in pool.hosts]
+    samples = {sample[::2] for host in hosts for sample in desk.wills.samples(host)}
     assert samples == {("host_waiting_clients", 0.0)}
     desk.pools["tools"].by_name["tool01"].waiting = 2
     await put(desk, "will", host="rdsh01", will="drain", deadline="1h")
     await put(desk, "will", host="rdsh02", will="maintenance", close="true")
-    told = [(name, labels[1], value) for name, labels, value in desk.wills.samples()]
-    assert [sample for sample in told if sample[2]] == [
-        ("host_will_since_timestamp_seconds", "rdsh01", NOW),
-        ("host_drain_deadline_timestamp_seconds", "rdsh01", NOW + 3600),
-        ("host_will_since_timestamp_seconds", "rdsh02", NOW),
-        ("host_waiting_clients", "tool01", 2),
+    told = [sample for host in hosts for sample in desk.wills.samples(host) if sample.value]
+    assert told == [
+        ("host_will_since_timestamp_seconds", ("desktops", "rdsh01"), NOW),
+        ("host_drain_deadline_timestamp_seconds", ("desktops", "rdsh01"), NOW + 3600),
+        ("host_will_since_timestamp_seconds", ("desktops", "rdsh02"), NOW),
+        ("host_waiting_clients", ("tools", "tool01"), 2),
     ]
 
 
