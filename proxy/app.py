@@ -32,8 +32,8 @@ log = logging.getLogger("proxy")
 
 EXIT_START = 1
 EXIT_CONFIG = 2
-# How long a thread may hold the interpreter while the loop wants it. Python's 5 ms, and what a
-# scrape writes for a farm of 1,000 hosts in its thread delays clients by 10 ms (bench/health.py).
+# How long a thread may hold the interpreter while the loop wants it: one reads new configurations,
+# and with Python's 5 ms each wake of the loop would wait so long meanwhile.
 SWITCH_S = 0.0005
 
 

@@ -20,15 +20,11 @@ from typing import NamedTuple
 
 from proxy import __version__
 from proxy.control.exposition import Exposition, Sample
+from proxy.control.series import OTHER
 from proxy.errors import StoreError
 from proxy.routing.pool import Host
 from proxy.routing.will import Will
 from proxy.server.record import ConnectionRecord
-
-OTHER = "other"  # where a label has no value
-LIVE_COUNTERS = frozenset(  # counted by those who own them
-    {"bytes_total", "config_reloads_total", "host_certificate_changes_total"}
-)
 
 _PINS_TIMEOUT_S = 1.0
 

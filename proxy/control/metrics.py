@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from prometheus_client import Counter, Histogram
 
 from proxy.affinity.store import StoreEvent
 from proxy.control import live
 from proxy.control.exposition import Exposition, Slices
-from proxy.control.live import LIVE_COUNTERS, OTHER, Carried, Sources
-from proxy.control.series import PREFIX, SERIES
+from proxy.control.label_sets import LabelSets
+from proxy.control.live import Carried, Sources
+from proxy.control.series import OTHER, PREFIX, SERIES
 from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
 from proxy.routing.pool import Pool
@@ -86,10 +88,6 @@ def _was_judged_here(record: ConnectionRecord) -> bool:
     return record.phase not in (Phase.ACCEPT, Phase.REQUEST) and record.request_s is not None
 
 
-# Without it every counter brings a second series, its age, which nobody asks for.
-disable_created_metrics()  # type: ignore[no-untyped-call]
-
-
 class Metrics:
     """Observer of the path, and the text that Prometheus scrapes."""
 
@@ -101,47 +99,40 @@ class Metrics:
         self._started_at = started_at
         self._clock = clock
         self._writing = asyncio.Lock()
-        self._families: dict[str, Counter | Histogram] = {}
-        for name, series in SERIES.items():
-            if series.kind == "counter" and name not in LIVE_COUNTERS:
-                counter = Counter(PREFIX + name, series.text, series.labels, registry=None)
-                self._families[name] = counter
-            elif series.kind == "histogram":
-                self._families[name] = Histogram(
-                    PREFIX + name,
-                    series.text,
-                    series.labels,
-                    registry=None,
-                    buckets=series.buckets,
-                )
-        self._bound: dict[tuple[str, ...], Counter | Histogram] = {}
+        self._sets = LabelSets(clock)
         self._ended_bytes: dict[tuple[str, str], Carried] = {}
-        for name in self._families:
-            if not SERIES[name].labels:
-                self._bind(name)
+        self._listeners: set[str] = set()
+        self._live = Tally[str]()  # connections by listener
         for event in StoreEvent:
-            self._bind("affinity_events_total", event)
+            self._sets.bind("affinity_events_total", event)
 
     def follow(self, listeners: Iterable[ListenerSettings], pools: Iterable[Pool]) -> None:
-        """Show these from now on, hosts included, and no longer what was shown and is not there.
+        """Show these from now on, hosts included, and what is not there a little while longer.
 
-        Series that stay keep their values. Pools and hosts are given up when they are forgotten;
-        a listener that was removed is shown as long as this process lives: its connections end
-        hours later, and are counted then.
+        Series that stay keep their values. Pools and hosts have gone when they are forgotten, a
+        listener that was removed when its last connection ends.
         """
-        pools = list(pools)
-        hosts = {(pool.name, host.name) for pool in pools for host in pool.hosts}
-        self._give_up({pool.name for pool in pools}, hosts)
-        for host in hosts:
-            self._ended_bytes.setdefault(host, Carried())
+        listeners, pools = list(listeners), list(pools)
+        self._listeners = {listener.name for listener in listeners}
+        self._sets.follow(
+            [
+                *(("listener", name) for name in self._listeners | self._live.keys()),
+                *(("alias", it.name, alias) for it in listeners for alias in it.collections),
+                *(("pool", pool.name) for pool in pools),
+                *(("host", pool.name, host.name) for pool in pools for host in pool.hosts),
+            ]
+        )
         for listener in listeners:
             self._bind_listener(listener)
         for pool in pools:
             self._bind_pool(pool)
+        self._let_go()
 
     # What happens on the path.
 
     def connection_accepted(self, record: ConnectionRecord) -> None:
+        self._live[record.listener] += 1
+        self._sets.come(("listener", record.listener))
         self._count("connections_accepted_total", record.listener)
         if record.phase is Phase.RELAY:  # taken over from a front before this one, which counted
             self._bytes_of(record).add(-record.bytes_up, -record.bytes_down)
@@ -170,6 +161,11 @@ class Metrics:
             self._bytes_of(record).add(record.bytes_up, record.bytes_down)
         if _was_judged_here(record) and record.relay is None:  # and so was not placed
             self._count_request(record)
+        self._live[record.listener] -= 1
+        if not self._live[record.listener]:
+            del self._live[record.listener]
+            if record.listener not in self._listeners:
+                self._sets.leave(("listener", record.listener))
 
     def host_answered(self, pool: str, host: str) -> None:
         """Nothing to count: `connections_placed_total` has it."""
@@ -213,78 +209,64 @@ class Metrics:
         """
         async with self._writing:
             page = Exposition(Slices(self._clock))
-            for key, child in list(self._bound.items()):
-                self._write(page, key, child)
+            while self._let_go():
+                await page.slices.turn()
+            for key, child in self._sets.all():
+                _write(page, key, child)
                 await page.slices.turn()
             await live.write(page, sources, self._ended_bytes, self._started_at)
             return await page.text()
 
     def counts(self, name: str) -> list[tuple[dict[str, str], float]]:
         """What a counter of the table stands at, for each set of its labels."""
-        (family,) = self._families[name].collect()
-        return [(sample.labels, sample.value) for sample in family.samples]
-
-    @staticmethod
-    def _write(page: Exposition, key: tuple[str, ...], child: Counter | Histogram) -> None:
-        name, *labels = key
-        for metric in child.collect():
-            for sample in metric.samples:
-                suffix = sample.name.removeprefix(PREFIX + name)
-                page.add(name, tuple(labels), sample.value, suffix, sample.labels.get("le"))
+        return self._sets.counts(name)
 
     # Every label set that the configuration allows is made at start, so that zeros are seen.
 
     def _bind_listener(self, listener: ListenerSettings) -> None:
-        self._bind("connections_accepted_total", listener.name)
+        self._sets.bind("connections_accepted_total", listener.name)
         for (phase, side), causes in _USUAL_ENDINGS.items():
             for cause in causes:
-                self._bind("connections_ended_total", listener.name, phase, side, cause)
+                self._sets.bind("connections_ended_total", listener.name, phase, side, cause)
         for fate in TokenFate:
-            self._bind("tokens_total", listener.name, fate)
+            self._sets.bind("tokens_total", listener.name, fate)
         for alias in (*listener.collections, OTHER):
-            self._bind("collections_total", listener.name, alias)
+            self._sets.bind("collections_total", listener.name, alias)
         for pool_name in listener.pools:
             for reason in _PLACING:
-                self._bind("connections_placed_total", listener.name, pool_name, reason)
+                self._sets.bind("connections_placed_total", listener.name, pool_name, reason)
 
     def _bind_pool(self, pool: Pool) -> None:
-        self._bind("affinity_disagreements_total", pool.name)
+        self._sets.bind("affinity_disagreements_total", pool.name)
         for cause in RepinCause:
-            self._bind("repinned_total", pool.name, cause)
+            self._sets.bind("repinned_total", pool.name, cause)
         for answer in sorted(ANSWERS):
-            self._bind("negotiations_total", pool.name, answer)
+            self._sets.bind("negotiations_total", pool.name, answer)
         for name, series in SERIES.items():
             if series.kind == "histogram" and series.labels:
-                self._bind(name, pool.name)
+                self._sets.bind(name, pool.name)
         for host in pool.hosts:
+            self._bytes_at(pool.name, host.name)
             for failure in _HOST_CAUSES:
-                self._bind("host_failures_total", pool.name, host.name, failure)
+                self._sets.bind("host_failures_total", pool.name, host.name, failure)
             for counter in _SIGN_COUNTERS.values():
-                self._bind(counter, pool.name, host.name)
+                self._sets.bind(counter, pool.name, host.name)
 
-    def _bind(self, name: str, *labels: str) -> Counter | Histogram:
-        child = self._bound.get((name, *labels))
-        if child is None:
-            family = self._families[name]
-            child = family.labels(*labels) if labels else family
-            self._bound[(name, *labels)] = child
-        return child
-
-    def _give_up(self, pools: set[str], hosts: set[tuple[str, str]]) -> None:
-        """Remove the label sets of all other pools and hosts."""
-        for name, *labels in list(self._bound):
-            of = dict(zip(SERIES[name].labels, labels, strict=True))
-            pool, host = of.get("pool", OTHER), of.get("host")
-            if pool != OTHER and (pool not in pools or (host and (pool, host) not in hosts)):
-                self._families[name].remove(*labels)
-                del self._bound[(name, *labels)]
-        for pool, host in self._ended_bytes.keys() - hosts:
-            if pool != OTHER:
-                del self._ended_bytes[pool, host]
+    def _let_go(self) -> bool:
+        """Forget some of those who have gone long ago; whether there were any."""
+        gone = self._sets.let_go()
+        for kind, *names in gone:
+            if kind == "host":
+                self._ended_bytes.pop((names[0], names[1]), None)
+        return bool(gone)
 
     def _bytes_of(self, record: ConnectionRecord) -> Carried:
-        key = (record.pool or OTHER, record.host or OTHER)
-        return self._ended_bytes.setdefault(key, Carried())
+        return self._bytes_at(record.pool or OTHER, record.host or OTHER)
+
+    def _bytes_at(self, pool: str, host: str) -> Carried:
+        if OTHER not in (pool, host):
+            self._sets.own(("host", pool, host))
+        return self._ended_bytes.setdefault((pool, host), Carried())
 
     def _count_request(self, record: ConnectionRecord) -> None:
         """What the client asked for, once it was judged: placed or not."""
@@ -294,12 +276,20 @@ class Metrics:
             self._count("collections_total", record.listener, alias)
 
     def _count(self, name: str, *labels: str) -> None:
-        child = self._bound.get((name, *labels)) or self._bind(name, *labels)
+        child = self._sets.bind(name, *labels)
         assert isinstance(child, Counter)
         child.inc()
 
     def _observe(self, name: str, seconds: float | None, *labels: str) -> None:
         if seconds is not None:
-            child = self._bound.get((name, *labels)) or self._bind(name, *labels)
+            child = self._sets.bind(name, *labels)
             assert isinstance(child, Histogram)
             child.observe(seconds)
+
+
+def _write(page: Exposition, key: tuple[str, ...], child: Counter | Histogram) -> None:
+    name, *labels = key
+    for metric in child.collect():
+        for sample in metric.samples:
+            suffix = sample.name.removeprefix(PREFIX + name)
+            page.add(name, tuple(labels), sample.value, suffix, sample.labels.get("le"))

@@ -10,6 +10,10 @@ import sys
 from typing import NamedTuple
 
 PREFIX = "rdp_proxy_"
+OTHER = "other"  # where a label has no value
+LIVE_COUNTERS = frozenset(  # counted by those who own them
+    {"bytes_total", "config_reloads_total", "host_certificate_changes_total"}
+)
 
 
 class Series(NamedTuple):

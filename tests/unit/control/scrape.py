@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.control.exposition import Sample
@@ -18,11 +16,18 @@ from tests.unit.control.farm import farm
 Samples = dict[str, float]
 
 
-class House:
-    """A proxy's live values, as the app would offer them.
+class Clock:
+    """Goes on by a millisecond whenever a scrape looks at it: whoever else runs has a turn then."""
 
-    A second goes by whenever a scrape looks at the clock: whoever else wants it has a turn.
-    """
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+class House:
+    """A proxy's live values, as the app would offer them."""
 
     def __init__(self) -> None:
         settings = farm()
@@ -33,7 +38,8 @@ class House:
         self.store_up = True
         self.held = 0
         self.pins_fail = False
-        self.metrics = Metrics(started_at=1_234.5, clock=count().__next__)
+        self.clock = Clock()
+        self.metrics = Metrics(started_at=1_234.5, clock=self.clock)
         self.metrics.follow(settings.listeners, self.pools)
         self.sources = Sources(
             hosts=lambda: self.hosts,

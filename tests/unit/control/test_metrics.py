@@ -9,6 +9,7 @@ import pytest
 
 from proxy.affinity.store import StoreEvent
 from proxy.control.exposition import Sample
+from proxy.control.label_sets import SHOWN_S
 from proxy.control.series import PREFIX, SERIES
 from proxy.errors import Cause, Side
 from proxy.routing.model import Reason, RepinCause, TokenFate
@@ -244,16 +245,58 @@ async def test_the_loops_lag_is_measured_until_cancelled(
         watching.cancel()
 
 
-async def test_hosts_and_pools_that_are_forgotten_are_shown_no_longer(house: House) -> None:
+async def test_hosts_and_pools_that_are_forgotten_are_shown_a_while_longer(house: House) -> None:
     house.metrics.host_failed("desktops", "rdsh01", Cause.REFUSED)
+    house.metrics.connection_ended(connection(host="rdsh02", ending=CLOSED))
     desktops, tools = house.pools
     desktops.change(desktops.settings.model_copy(update={"hosts": desktops.settings.hosts[:1]}), {})
     house.metrics.follow([], [desktops])
     house.hosts = list(desktops.hosts)
     samples = await house.scrape()
+    assert samples["bytes_total{direction=down,host=rdsh02,pool=desktops}"] == 5000
+    assert "host_up{host=rdsh02,pool=desktops}" not in samples
+    house.clock.now += SHOWN_S
+    samples = await house.scrape()
     assert tools.name == "tools"
     assert [name for name in samples if "rdsh02" in name or "pool=tools" in name] == []
     assert samples["host_failures_total{cause=refused,host=rdsh01,pool=desktops}"] == 1
+
+
+async def test_a_listener_that_was_removed_counts_until_its_last_connection_has_ended(
+    house: House,
+) -> None:
+    lives = connection()
+    house.metrics.connection_accepted(lives)
+    house.metrics.follow([], house.pools)
+    house.clock.now += SHOWN_S
+    assert (await house.scrape())["connections_accepted_total{listener=rdp}"] == 1
+    assert not [name for name in await house.scrape() if "listener=second" in name]
+    lives.ending = CLOSED
+    house.metrics.connection_ended(lives)
+    name = "connections_ended_total{cause=closed,listener=rdp,phase=relay,side=client}"
+    assert (await house.scrape())[name] == 1
+    house.clock.now += SHOWN_S
+    assert not [name for name in await house.scrape() if "listener=" in name]
+
+
+async def test_a_connection_that_outlived_its_listener_and_a_front_counts_to_its_end(
+    house: House,
+) -> None:
+    lives = connection(listener="old")
+    house.metrics.connection_accepted(lives)
+    house.clock.now += SHOWN_S
+    assert (await house.scrape())["connections_accepted_total{listener=old}"] == 1
+    house.metrics.connection_ended(replace(lives, ending=CLOSED))
+    house.clock.now += SHOWN_S
+    assert not [name for name in await house.scrape() if "listener=old" in name]
+
+
+async def test_a_listener_that_stays_is_shown_with_and_without_connections(house: House) -> None:
+    comes = connection()
+    house.metrics.connection_accepted(comes)
+    house.metrics.connection_ended(replace(comes, ending=CLOSED))
+    house.clock.now += SHOWN_S
+    assert (await house.scrape())["connections_accepted_total{listener=rdp}"] == 1
 
 
 async def test_a_new_host_is_shown_from_zero_and_what_stays_keeps_its_values(house: House) -> None:
