@@ -23,7 +23,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SLICE_S = 0.0003
 # Where a turn of the others took long, a slice is this part of it: a busy loop is scraped as well.
 _SHARE = 0.25
-_SLICE_MAX_S = 0.002
+_SLICE_MAX_S = 0.001
 
 
 class Sample(NamedTuple):

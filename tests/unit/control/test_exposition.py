@@ -117,11 +117,11 @@ async def test_others_have_a_turn_after_each_slice_and_a_longer_one_lengthens_th
     running = asyncio.create_task(others.run())
     await asyncio.sleep(0)
     assert await slice_s(slices, others) == pytest.approx(0.0003, abs=0.000_02)
-    others.takes_s = 0.004
+    others.takes_s = 0.002
     assert await slice_s(slices, others) == pytest.approx(0.0003, abs=0.000_02)
     others.takes_s = 1.0
-    assert await slice_s(slices, others) == pytest.approx(0.001, abs=0.000_02)
+    assert await slice_s(slices, others) == pytest.approx(0.0005, abs=0.000_02)
     others.takes_s = 0.0
-    assert await slice_s(slices, others) == pytest.approx(0.002, abs=0.000_02)
+    assert await slice_s(slices, others) == pytest.approx(0.001, abs=0.000_02)
     assert await slice_s(slices, others) == pytest.approx(0.0003, abs=0.000_02)
     running.cancel()
