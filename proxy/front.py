@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from proxy.affinity.store import AffinityStore
+from proxy.affinity.wills_file import WILLS_FILE, WillsFile
 from proxy.capacity import default_relays, raise_open_files
 from proxy.config.changes import Change, changes, clashes, in_force
 from proxy.control.agents import AgentMonitor
@@ -130,6 +131,7 @@ class Front:
         self.slow_start = SlowStart(pools, loop.time)
         self.wills = WillKeeper(
             store,
+            WillsFile(state_path(WILLS_FILE)),
             node,
             pools,
             self.table,

@@ -158,7 +158,7 @@ class Views:
                 self.canary.samples,
                 self.agents.samples,
             ),
-            parts=(self.inventory.pool_samples, *self.parts),
+            parts=(self.inventory.pool_samples, self.wills.node_samples, *self.parts),
         )
 
     def _lifespans(self, host: Host) -> list[Sample]:

@@ -123,6 +123,12 @@ SERIES: dict[str, Series] = {
     "host_will": Series(
         "gauge", ("pool", "host", "will"), "1 for what the operator wants of a host, else 0."
     ),
+    "wills_known": Series(
+        "gauge",
+        (),
+        "1 while the node knows, from the table or from before its start, what the operator wants "
+        "of hosts; 0: it takes all as ready.",
+    ),
     "host_short_lived": Series(
         "gauge",
         ("pool", "host"),

@@ -76,6 +76,10 @@ class WillDesk:
         if wish.deadline is not None and wish.will is Will.DRAIN:
             yield Sample("host_drain_deadline_timestamp_seconds", labels, wish.deadline)
 
+    def node_samples(self) -> Iterator[Sample]:
+        """Whether this node knows what is wanted of the hosts."""
+        yield Sample("wills_known", (), self.keeper.is_known)
+
     async def _will(self, request: Request) -> Answer:
         query = request.query
         only(query, "host", "pool", "will", "pins", "deadline", "close")

@@ -7,8 +7,8 @@ client's, without expiry:
     wills        a mark, anew with every change: one look every few seconds tells that there is one
     in_use:HOST  expires soon; nodes with connections to a host that is not ready touch it
 
-While the table is away the last known will stays. A table that has lost its memory (the mark is
-gone) is told again by whoever remembers.
+While the table is away the last known will stays, over restarts too: `WillsFile` has it. A table
+that has lost its memory (the mark is gone) is told again by whoever remembers.
 
 At the deadline of a drain each node closes its own connections, where the operator asked for that.
 """
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.affinity.store import NEVER, AffinityStore, PinKey, Touch
+from proxy.affinity.wills_file import KnownWills, WillsFile
 from proxy.errors import Cause, StoreError
 from proxy.routing.pool import Host, Pool
 from proxy.routing.will import Will, Wish
@@ -44,12 +45,15 @@ class WillKeeper:
     """Keeps `Host.wish` as the table has it, and changes it there.
 
     Attributes:
+        file: what this node knew before it started.
         close: ends one established connection.
         on_wish: told of every change, also of those that other nodes made.
         wall: seconds since the epoch.
+        is_known: whether the table has told since the start, or the file.
     """
 
     store: AffinityStore
+    file: WillsFile
     node: str
     pools: Mapping[str, Pool]
     table: ConnectionTable
@@ -57,6 +61,7 @@ class WillKeeper:
     close: Callable[[int, Cause], None]
     on_wish: OnWish
     wall: Callable[[], float]
+    is_known: bool = False
     _in_use: set[tuple[str, str]] = field(default_factory=set)
     _hears_since: float | None = None  # all that other nodes have to say
     _known: dict[tuple[str, str], Wish] = field(default_factory=dict)
@@ -66,13 +71,16 @@ class WillKeeper:
     async def learn(self, at_most_s: float) -> None:
         """Have the hosts follow what the table says, before clients are accepted.
 
-        A table that is away for longer leaves them ready until it is back.
+        Where the table is away for longer, they follow what this node knew last; where it knew
+        nothing, they are ready until the table is back.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + at_most_s
+        self._recall()
         while not await self.tick():
             if loop.time() >= deadline:
-                log.warning("will_unknown", extra={"detail": "the affinity table does not answer"})
+                event = "wills_recalled" if self.is_known else "will_unknown"
+                log.warning(event, extra={"detail": "the affinity table does not answer"})
                 return
             await asyncio.sleep(_RETRY_S)
 
@@ -105,8 +113,10 @@ class WillKeeper:
             self._hears_since = None
             self.obey()
             return False
+        self.is_known = True
         if self._hears_since is None:
             self._hears_since = self.wall()
+        await self.file.keep(KnownWills(self._marks, self._known))
         return True
 
     def is_in_use(self, host: Host) -> bool:
@@ -160,6 +170,13 @@ class WillKeeper:
             log.warning("host_cleared", extra=fields)
         for conn_id in overdue:
             self.close(conn_id, Cause.STOPPED)
+
+    def _recall(self) -> None:
+        known = self.file.recall()
+        if known is not None:
+            self.is_known = True
+            self._marks.update(known.marks)
+            self._known.update(known.wishes)
 
     async def _ask(self, pool: Pool) -> None:
         pin = await self.store.get(PinKey(pool.name, _MARK))

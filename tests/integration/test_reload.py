@@ -28,7 +28,10 @@ async def test_hosts_come_and_go_and_whoever_is_there_stays(tmp_path: Path) -> N
             assert landed == {"rdsh01", "rdsh02"}
             assert await lives(alice)
         await w.proxy.until(w.forgotten("rdsh03"))
-        assert "rdsh03" not in (await w.proxy.get("/metrics"))[1]
+        shown = (await w.proxy.get("/metrics"))[1]
+        its = '{pool="full_desktop",host="rdsh03"'
+        assert f"rdp_proxy_host_up{its}" not in shown
+        assert f"rdp_proxy_bytes_total{its}" in shown, "its last counts are there to be scraped"
         assert (await w.reload(w.config))["hosts_added"] == 1
         assert (await w.hosts())["rdsh03"] == (True, 0)
 

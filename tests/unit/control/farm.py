@@ -54,7 +54,7 @@ def will_desk(
     def hear(*_: object) -> None:
         on_wish()
 
-    keeper = WillKeeper(store, "node", pools, table, nobody, nobody, hear, wall)
+    keeper = WillKeeper(store, nobody, "node", pools, table, nobody, nobody, hear, wall)
     return WillDesk(keeper, lambda: pools, wall)
 
 

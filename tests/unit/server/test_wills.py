@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import NEVER, Pin, PinKey
+from proxy.affinity.wills_file import WillsFile
 from proxy.errors import Cause, StoreError
 from proxy.routing.pool import Host
 from proxy.routing.will import Pins, Will, Wish
@@ -22,7 +24,7 @@ DRAIN = Wish(Will.DRAIN, Pins.LIVE, since=1_000_000.0)
 
 
 class Node:
-    """A node's keeper, its table and its one host, `a`."""
+    """A node's keeper, its table and its one host, `a`. Of one name they are one, started anew."""
 
     def __init__(self, name: str, store: SqliteStore) -> None:
         self.t = Table()
@@ -30,6 +32,7 @@ class Node:
         self.turned: list[tuple[str, bool]] = []
         self.keeper = WillKeeper(
             store,
+            WillsFile(SHARED.home / f"{name}.json"),
             name,
             {"desktops": self.t.pool},
             self.t.table,
@@ -56,14 +59,16 @@ async def store() -> AsyncIterator[SqliteStore]:
 
 class Shared:
     now = 1_000_000.0
+    home: Path
 
 
 SHARED = Shared()
 
 
 @pytest.fixture
-def nodes(store: SqliteStore) -> tuple[Node, Node]:
+def nodes(store: SqliteStore, tmp_path: Path) -> tuple[Node, Node]:
     SHARED.now = 1_000_000.0
+    SHARED.home = tmp_path
     return Node("n1", store), Node("n2", store)
 
 
@@ -159,10 +164,72 @@ async def test_a_start_waits_a_little_for_the_table_and_says_so(
     late = Node("n3", store)
     late.keeper.store = Away(store, 1)  # type: ignore[assignment]
     await late.keeper.learn(0)
-    assert late.host.wish == Wish()
-    assert [line.message for line in caplog.records if line.levelname == "WARNING"] == [
-        "will_unknown"
-    ]
+    assert (late.host.wish, late.keeper.is_known) == (Wish(), False)
+    assert warnings(caplog) == ["will_unknown"]
+    await late.keeper.tick()
+    assert (late.host.wish, late.keeper.is_known) == (DRAIN, True)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line.message for line in caplog.records if line.levelname == "WARNING"]
+
+
+async def started_without_the_table(name: str, store: SqliteStore) -> Node:
+    """A node of that name, started anew, whose next question the table answers."""
+    node = Node(name, store)
+    node.keeper.store = Away(store, 1)  # type: ignore[assignment]
+    await node.keeper.learn(0)
+    return node
+
+
+async def test_a_start_without_the_table_goes_by_what_the_node_knew_last(
+    nodes: tuple[Node, Node], store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    await a.keeper.tick()
+    again = await started_without_the_table("n1", store)
+    assert (again.host.wish, again.keeper.is_known) == (DRAIN, True)
+    assert warnings(caplog) == ["wills_recalled"]
+    b.t.clock.now += 1
+    await b.wants(Wish(Will.MAINTENANCE))
+    await again.keeper.tick()
+    assert again.host.wish == Wish(Will.MAINTENANCE), "the table overrules"
+
+
+async def test_what_is_ready_by_now_is_so_when_the_table_is_back(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    await a.keeper.tick()
+    b.t.clock.now += 1
+    await b.wants(Wish())
+    again = await started_without_the_table("n1", store)
+    assert again.host.wish == DRAIN
+    await again.keeper.tick()
+    assert again.host.wish == Wish()
+
+
+async def test_a_node_that_knew_that_all_are_ready_starts_without_a_doubt(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    await nodes[0].keeper.tick()
+    again = await started_without_the_table("n1", store)
+    assert (again.host.wish, again.keeper.is_known) == (Wish(), True)
+
+
+async def test_a_table_that_lost_its_memory_is_told_again_after_a_start_too(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    await a.keeper.tick()
+    await store.clear(MARK)
+    await store.clear(PinKey("desktops", "will:a"))
+    await Node("n1", store).keeper.learn(0)
+    await b.keeper.tick()
+    assert b.host.wish == DRAIN
 
 
 async def test_a_table_that_lost_its_memory_is_told_again(
