@@ -73,7 +73,7 @@ async def serve(hosts: int) -> None:
     for number, name in enumerate(names):
         host = SessionHost(name, address(number), self_signed(name), broker, redirect=Redirect.NONE)
         await host.start()
-    gc.disable()  # a collection among so many hosts is 80 ms in which none of them answers
+    gc.freeze()  # else a collection among so many hosts is 80 ms in which none of them answers
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
 

@@ -216,3 +216,41 @@ async def test_what_is_said_at_one_node_is_in_force_at_the_other(
         await living.aclose()
         await waiting.wait()
         assert waiting.returncode == 0
+
+
+async def test_a_node_that_starts_while_the_table_is_away_goes_by_what_it_knew(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    async with (
+        Farm.start(hosts=2, redirect="none") as farm,
+        two_nodes(farm, tmp_path, server) as (a, b),
+    ):
+        first, second = farm.hosts
+        await said(a, "drain", first)
+        kept = b.directory / "wills.json"
+
+        async def is_kept() -> bool:
+            return '\\"drain\\"' in kept.read_text()
+
+        await b.until(is_kept, within_s=5)
+        server.kill()
+        await b.kill_all()
+        await b.start()
+        assert {await host_of(b, f"127.66.0.{number + 1}") for number in range(6)} == {second}
+        assert await b.metric("wills_known") == 1
+        await b.kill_all()
+        kept.unlink()
+        await b.start()
+        assert await b.metric("wills_known") == 0
+
+        async def both_are_told() -> bool:
+            return all(list(b.events(event)) for event in ("wills_recalled", "will_unknown"))
+
+        await b.until(both_are_told)
+        server.start()  # it has lost its memory: the other node tells it again
+
+        async def is_known() -> bool:
+            return await b.metric("host_will", host=first, will="drain") == 1
+
+        await b.until(is_known)
+        assert await b.metric("wills_known") == 1

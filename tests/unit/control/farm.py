@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from proxy import config
 from proxy.address import Address
+from proxy.affinity.wills_file import KnownWills, WillsFile
 from proxy.control.wills import WillDesk
 from proxy.routing.model import Reason, TokenFate
 from proxy.routing.pool import Pool
@@ -41,6 +43,13 @@ pools:
 """
 
 
+class NoFile(WillsFile):
+    """Remembers nothing."""
+
+    async def keep(self, known: KnownWills) -> None:
+        pass
+
+
 def will_desk(
     store: Any,
     pools: dict[str, Pool],
@@ -54,7 +63,7 @@ def will_desk(
     def hear(*_: object) -> None:
         on_wish()
 
-    keeper = WillKeeper(store, nobody, "node", pools, table, nobody, nobody, hear, wall)
+    keeper = WillKeeper(store, NoFile(Path()), "node", pools, table, nobody, nobody, hear, wall)
     return WillDesk(keeper, lambda: pools, wall)
 
 

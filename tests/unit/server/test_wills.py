@@ -195,18 +195,10 @@ async def test_a_start_without_the_table_goes_by_what_the_node_knew_last(
     await b.wants(Wish(Will.MAINTENANCE))
     await again.keeper.tick()
     assert again.host.wish == Wish(Will.MAINTENANCE), "the table overrules"
-
-
-async def test_what_is_ready_by_now_is_so_when_the_table_is_back(
-    nodes: tuple[Node, Node], store: SqliteStore
-) -> None:
-    a, b = nodes
-    await a.wants(DRAIN)
-    await a.keeper.tick()
     b.t.clock.now += 1
     await b.wants(Wish())
     again = await started_without_the_table("n1", store)
-    assert again.host.wish == DRAIN
+    assert again.host.wish == Wish(Will.MAINTENANCE)
     await again.keeper.tick()
     assert again.host.wish == Wish()
 
