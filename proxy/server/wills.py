@@ -143,6 +143,9 @@ class WillKeeper:
             await self._write(key, wish)
             await self._assign(host.pool, _MARK, f"{self.wall():.6f} {host.name}")
             self._known[key] = wish
+            # Should the table lose it at once, this node remembers. Not the very mark: what others
+            # have said just before is still to be read.
+            self._marks.setdefault(host.pool, f"{self.wall():.6f}")
         self.obey()
 
     def obey(self) -> None:

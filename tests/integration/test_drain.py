@@ -232,7 +232,7 @@ async def test_a_node_that_starts_while_the_table_is_away_goes_by_what_it_knew(
         async def is_kept() -> bool:
             return '\\"drain\\"' in kept.read_text()
 
-        await b.until(is_kept, within_s=5)
+        await b.until(is_kept)
         server.kill()
         await b.kill_all()
         await b.start()

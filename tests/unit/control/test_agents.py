@@ -154,7 +154,7 @@ def test_what_an_agent_said_that_is_asked_no_more_counts_no_more(change: str) ->
         world.pool.change(settings.model_copy(update={"health": health}), {})
     world.begin(1)
     assert (host.agent, world.turned) == (AgentWord(), [("h0", False)])
-    assert [it.name for it in world.monitor.samples()] == []
+    assert [it.name for it in world.monitor.samples(host)] == []
 
 
 async def test_a_visit_that_is_broken_off_is_no_silence(caplog: pytest.LogCaptureFixture) -> None:
