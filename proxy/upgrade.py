@@ -106,7 +106,7 @@ class Upgrade:
         elif front is self._house.next:
             self._go_to(Step.LEAVE)
             self._house.promote()
-        else:  # the old one died meanwhile, and this one took its place
+        elif self._house.next is None:  # the old one died meanwhile, and this one took its place
             self._replace_relays()
 
     def front_has_left(self) -> None:

@@ -161,6 +161,16 @@ def test_where_the_old_front_dies_first_the_new_one_goes_on_alone(world: World) 
     assert world.step() is Step.RELAYS
 
 
+def test_an_old_front_that_had_to_be_started_again_leaves_for_the_new_one(world: World) -> None:
+    world.to_front()
+    old, young = world.house.front, world.house.next
+    assert young is not None
+    world.upgrade.front_is_ready(old)  # it died in the trial
+    assert (world.step(), world.house.next) == (Step.FRONT, young)
+    world.upgrade.front_is_ready(young)
+    assert (world.step(), world.house.front, world.house.leaving) == (Step.LEAVE, young, [old])
+
+
 @pytest.mark.parametrize(("steps", "late"), [("begin", TRIAL), ("to_front", NEW_FRONT)])
 def test_what_takes_too_long_is_ended_with_the_upgrade(world: World, steps: str, late: int) -> None:
     (world.upgrade.begin if steps == "begin" else world.to_front)()
