@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.address import Address
-from proxy.routing.decide import RULES, Question, decide
+from proxy.routing.decide import RULES, Question, decide, named_addresses
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
 from proxy.routing.pool import Pool, Routes
 from proxy.routing.will import Hold, Pins, Will, Wish
@@ -315,3 +315,11 @@ def test_no_address_outside_the_networks_is_ever_a_candidate(
             assert inside or known.address in {host.address for host in listed}
         for host in decide(Question(listener, home, key="k")).candidates:
             assert host.address in {host.address for host in listed}
+
+
+def test_a_host_may_be_named_by_its_token_and_by_what_the_client_has_dialled() -> None:
+    token, dialled = token_for("10.0.0.21"), Address("10.0.0.22", 3389)
+    assert named_addresses(token, dialled) == [Address("10.0.0.21", 3389), dialled]
+    assert named_addresses(None, dialled) == [dialled]
+    assert named_addresses(token, None) == [Address("10.0.0.21", 3389)]
+    assert named_addresses(read_token(b"Cookie: msts=77"), None) == []
