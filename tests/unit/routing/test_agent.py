@@ -38,6 +38,16 @@ def test_a_line_is_understood(line: bytes, said: AgentWord) -> None:
     assert AgentWord().and_now(line, NOW) == said
 
 
+def test_an_agent_that_has_said_nothing_changes_nothing() -> None:
+    said = AgentWord()
+    assert (said.will, said.down, said.percent, said.max_connections) == (
+        Will.READY,
+        False,
+        100,
+        None,
+    )
+
+
 def test_what_a_line_does_not_speak_of_stays_as_it_was() -> None:
     said = AgentWord().and_now(b"drain down 40% maxconn:9 #tired\n", NOW)
     later = said.and_now(b"30%\n", NOW + 5)

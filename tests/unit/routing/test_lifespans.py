@@ -20,6 +20,12 @@ def test_ten_short_connections_of_three_clients_turn_a_host_once() -> None:
     assert lifespans.all_short(20)
 
 
+def test_however_many_clients_fail_only_a_few_are_remembered() -> None:
+    lifespans = Lifespans()
+    fail(lifespans, 50, clients=50)
+    assert len(lifespans._clients) == 3
+
+
 def test_two_clients_are_not_enough_however_often_they_try() -> None:
     lifespans = Lifespans()
     assert not any(fail(lifespans, 100, clients=2))
