@@ -73,7 +73,7 @@ async def rdp_proxy(farm: Farm, port: int = 0) -> AsyncIterator[Address]:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                env=_environment(),
+                env=_environment() | {"STATE_DIRECTORY": name},
                 start_new_session=True,
             )
         try:

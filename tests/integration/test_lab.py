@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,12 +57,16 @@ async def test_the_table_and_the_traces_are_plain_text_where_there_is_no_termina
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
-async def test_a_contender_leaves_nothing_behind(name: str) -> None:
+async def test_a_contender_leaves_nothing_behind(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     async with Farm.start(hosts=2) as farm:
         async with CONTENDERS[name](farm) as address:
             assert (await farm.client(address, "alice", timeout_s=5).login()).legs[0].reached
         with pytest.raises(ConnectionRefusedError):
             await Link.dial(address)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_serve_tells_how_to_connect_and_ends_with_ctrl_c() -> None:
