@@ -49,7 +49,12 @@ CALLS_MAX = 16  # at one time; the library raises where a server would get more 
 CONNECT_LIMIT_S = 1.0
 PROBE_NAMES = 1000
 
-FAILURES = (RedisError, RedisClusterException, OSError)  # TimeoutError is an OSError
+FAILURES = (
+    RedisError,
+    RedisClusterException,
+    OSError,  # TimeoutError is one
+    RuntimeError,  # so uvloop says that a connection was closed under whoever writes to it
+)
 
 
 class WrongUrlError(RedisError):

@@ -117,3 +117,22 @@ async def test_a_part_that_is_to_end_ends_though_the_library_forgets_it(
     running.cancel()
     await asyncio.wait([running], timeout=5)
     assert running.cancelled()
+
+
+class Closed(Forgetful):
+    """A client whose library has closed a connection while somebody was about to write to it, as
+    redis-py does where a Cluster fails over; uvloop then raises this."""
+
+    async def command(self, *_: object) -> list[None]:
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+
+    refresh = probe = command
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_a_table_that_did_not_answer() -> None:
+    client: Any = Closed()
+    store = RedisStore(client, None, ignore_event)
+    with pytest.raises(StoreError, match="the handler is closed"):
+        await store.get(KEY)
+    await store.probe_once()
+    assert not store.is_up
