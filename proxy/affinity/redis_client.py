@@ -19,6 +19,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,11 @@ CALLS_MAX = 16  # at one time; the library raises where a server would get more 
 CONNECT_LIMIT_S = 1.0
 PROBE_NAMES = 1000
 
-FAILURES = (
-    RedisError,
-    RedisClusterException,
-    OSError,  # TimeoutError is one
-    RuntimeError,  # so uvloop says that a connection was closed under whoever writes to it
-)
+FAILURES = (RedisError, RedisClusterException, OSError)  # TimeoutError is an OSError
+
+
+class ConnectionClosedError(RedisError):
+    """The library has closed a connection under a call."""
 
 
 class WrongUrlError(RedisError):
@@ -107,18 +107,20 @@ class RedisClient:
         if self._cluster is not None:
             failed, self._failed = self._failed, None
             try:
-                await self._cluster.initialize(last_failed_node_name=failed)
+                with _told_when_closed():
+                    await self._cluster.initialize(last_failed_node_name=failed)
             except IndexError as error:  # so the library says that nobody holds any slot
                 raise ClusterError("the Cluster has no slots yet") from error
 
     async def command(self, server: str, *words: Any) -> Any:
         """What a command answers."""
-        if self._cluster is None:
-            return await self._client.execute_command(*words)
-        try:
-            return await self._node(server).execute_command(*words)
-        except AskError:  # or MovedError: it goes to another node
-            return await self._cluster.execute_command(*words)
+        with _told_when_closed():
+            if self._cluster is None:
+                return await self._client.execute_command(*words)
+            try:
+                return await self._node(server).execute_command(*words)
+            except AskError:  # or MovedError: it goes to another node
+                return await self._cluster.execute_command(*words)
 
     async def run(self, server: str, script: Script, *arguments: bytes) -> Any:
         """What a script answers; it is taught to a server that does not know it."""
@@ -136,7 +138,8 @@ class RedisClient:
             if isinstance(reply, NoScriptError | AskError):
                 replies[i] = await self.run(server, script, *rounds[i])
             elif isinstance(reply, Exception):
-                raise reply
+                with _told_when_closed():
+                    raise reply
         return replies
 
     async def scan_page(
@@ -162,7 +165,8 @@ class RedisClient:
             return
         self._failed = server
         try:
-            await self._client.execute_command(*PROBE.teach(name, b""))
+            with _told_when_closed():
+                await self._client.execute_command(*PROBE.teach(name, b""))
         except MovedError as error:
             raise WrongUrlError("a Cluster's URL begins with redis+cluster://") from error
         except MasterNotFoundError as error:
@@ -199,15 +203,16 @@ class RedisClient:
         """The replies to commands that are sent together, errors among them."""
         if not commands:
             return []
-        if self._cluster is not None:
-            sent = [PipelineCommand(i, *words) for i, words in enumerate(commands)]
-            await self._node(server).execute_pipeline(sent)
-            return [one.result for one in sent]
-        async with self._client.pipeline(transaction=False) as pipe:
-            for words in commands:
-                pipe.execute_command(*words)
-            replies: list[Any] = await pipe.execute(raise_on_error=False)
-        return replies
+        with _told_when_closed():
+            if self._cluster is not None:
+                sent = [PipelineCommand(i, *words) for i, words in enumerate(commands)]
+                await self._node(server).execute_pipeline(sent)
+                return [one.result for one in sent]
+            async with self._client.pipeline(transaction=False) as pipe:
+                for words in commands:
+                    pipe.execute_command(*words)
+                replies: list[Any] = await pipe.execute(raise_on_error=False)
+            return replies
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -223,6 +228,17 @@ def is_mistake(error: BaseException) -> bool:
 def _is_of_a_script(error: BaseException) -> bool:
     """Whether Redis 6.2 says in its own way that a script could not write."""
     return str(error).startswith("Error running script")
+
+
+@contextmanager
+def _told_when_closed() -> Iterator[None]:
+    """Have it said in so many words where the library closes a connection, of a Cluster whose
+    server failed, under another call that is about to write to it. It goes on with a transport that
+    uvloop has closed, or with none."""
+    try:
+        yield
+    except (RuntimeError, AttributeError) as error:
+        raise ConnectionClosedError("the connection was closed meanwhile") from error
 
 
 def explain(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import Connection
 
 from proxy.affinity import redis
 from proxy.affinity.redis import RedisStore, key_of, name_of
@@ -119,20 +120,28 @@ async def test_a_part_that_is_to_end_ends_though_the_library_forgets_it(
     assert running.cancelled()
 
 
-class Closed(Forgetful):
-    """A client whose library has closed a connection while somebody was about to write to it, as
-    redis-py does where a Cluster fails over; uvloop then raises this."""
+@pytest.mark.parametrize(
+    "accident",
+    [
+        RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed"),
+        AttributeError("'NoneType' object has no attribute 'writelines'"),
+    ],
+)
+async def test_a_connection_that_the_library_closed_meanwhile_is_no_answer(
+    accident: Exception, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def finds_it_closed(*_: object) -> None:
+        raise accident
 
-    async def command(self, *_: object) -> list[None]:
-        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
-
-    refresh = probe = command
-
-
-async def test_a_connection_that_was_closed_meanwhile_is_a_table_that_did_not_answer() -> None:
-    client: Any = Closed()
-    store = RedisStore(client, None, ignore_event)
-    with pytest.raises(StoreError, match="the handler is closed"):
-        await store.get(KEY)
+    store = await RedisStore.open(redis_server.url)
+    monkeypatch.setattr(Connection, "_send_packed_command", finds_it_closed)
+    with pytest.raises(StoreError, match="closed meanwhile"):
+        await store.claim(KEY, "a", expected=None, ttl_s=60.0)
+    with pytest.raises(StoreError, match="closed meanwhile"):
+        await store.touch("node", [Touch(KEY, "a", 60.0)])
     await store.probe_once()
-    assert not store.is_up
+    was_up = store.is_up
+    monkeypatch.undo()
+    await store.probe_once()
+    assert (was_up, store.is_up) == (False, True)
+    await store.close()
