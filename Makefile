@@ -9,7 +9,8 @@ LOOP ?= uvloop
 BIN := .venv/bin
 READY := .venv/.ready-$(notdir $(PYTHON))
 STAGE := scripts/stage
-UNIT := --numprocesses auto --dist worksteal tests/unit tests/fuzz tests/test_house.py
+# Tests wait as well: half as many processes again as there are cores.
+UNIT := --numprocesses $(shell echo $$(($$(nproc) * 3 / 2))) --dist worksteal tests/unit tests/fuzz tests/test_house.py
 # Each process in a network of its own; more of them than cores, since most tests mostly wait.
 INTEGRATION := --tx '4*popen//python=scripts/own_network $(BIN)/python' --dist worksteal tests/integration
 
