@@ -2,17 +2,18 @@
 
 What: the contract of `proxy.affinity.store` on a file in write-ahead-log mode. Verbs that write
 share one transaction with all others of the same turn of the event loop, and return when it is
-committed (`sqlite_turn`). It begins with the write lock, so each verb is atomic among all processes
-that have the file open; two fronts do for a moment during an upgrade.
+committed (`sqlite_turn`; the statements are in `sqlite_rows`). It begins with the write lock, so
+each verb is atomic among all processes that have the file open; two fronts do for a moment during
+an upgrade.
 
 Why synchronous calls inside of coroutines: a verb takes microseconds, a thread would cost more
 and lose the order. What takes longer is cut into pieces with a pause between them (touches,
 sweeps, scans), and what waits for the disk (opening, checkpoints) runs in a thread. A busy table
 is tried again after a short random pause: SQLite's own busy handler would stall the loop.
 
-Invariants: no cursor outlives its call (an open one keeps the log from ever ending); a commit is
-not synced (a power cut may lose the last seconds, which the touch round seeds again, and never
-damages the table); an expired row counts as absent whether or not it is swept yet.
+Invariants: a commit is not synced (a power cut may lose the last seconds, which the touch round
+seeds again, and never damages the table); an expired row counts as absent whether or not it is
+swept yet.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from proxy.affinity.entry import Entry, assigned, claimed, moved, touched
+from proxy.affinity.entry import assigned, claimed, moved
 from proxy.affinity.sqlite_file import (
     IN_MEMORY,
     CheckpointerLock,
@@ -36,6 +37,7 @@ from proxy.affinity.sqlite_file import (
     open_table,
     replace_table,
 )
+from proxy.affinity.sqlite_rows import END, Rows
 from proxy.affinity.sqlite_turn import Turn
 from proxy.affinity.store import OnEvent, Pin, PinKey, StoreEvent, Touch, ignore_event
 from proxy.errors import StoreError
@@ -43,55 +45,11 @@ from proxy.errors import StoreError
 BUSY_LIMIT_S = 2.0  # how long a verb waits for a checkpoint, or for the writers of others
 BUSY_PAUSE_S = (0.0005, 0.005)
 TOUCH_CHUNK = 100  # rows a transaction: 2 ms of the loop in a table of a million
-RANGE_ROWS = 1000  # rows that a sweep or scan handles at once
 CHECKPOINT_EVERY_S = 2.0
 SWEEP_EVERY_S = 60.0  # and as long again for each 250,000 rows
 
-_GET = """
-    SELECT host, expires_at, touched_at, claimed_at, node, node_at, others_at
-    FROM pins WHERE pool = ? AND key = ?
-"""
-_PUT = """
-    INSERT OR REPLACE INTO pins
-        (pool, key, host, expires_at, touched_at, claimed_at, node, node_at, others_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-# What `entry.touched` makes of a pin in force at the host of the touch, which nearly all are: a
-# third of the time of reading and writing the row.
-_EXTEND = """
-    UPDATE pins SET
-        expires_at = max(expires_at, ?1 + ?2), touched_at = ?1,
-        others_at = CASE WHEN node IS ?3 THEN others_at ELSE node_at END, node = ?3, node_at = ?1
-    WHERE pool = ?4 AND key = ?5 AND host = ?6 AND expires_at > ?1
-"""
-_DELETE = "DELETE FROM pins WHERE pool = ? AND key = ?"
-_PAGE = """
-    SELECT pool, key, host, expires_at, touched_at
-    FROM pins WHERE (pool, key) > (?, ?) ORDER BY pool, key LIMIT ?
-"""
-_PAGE_OF_POOL = """
-    SELECT pool, key, host, expires_at, touched_at
-    FROM pins WHERE pool = ? AND key > ? ORDER BY key LIMIT ?
-"""
-# A sweep of a million rows as values of Python would take a second, every minute.
-_LAST = "SELECT pool, key FROM pins WHERE (pool, key) > (?, ?) ORDER BY 1, 2 LIMIT 1 OFFSET ?"
-_COUNT = """
-    SELECT count(*), sum(expires_at <= ?)
-    FROM pins WHERE (pool, key) > (?, ?) AND (pool, key) <= (?, ?)
-"""
-_EXPIRE = """
-    DELETE FROM pins WHERE (pool, key) > (?, ?) AND (pool, key) <= (?, ?) AND expires_at <= ?
-"""
-_EVICT = """
-    DELETE FROM pins WHERE (pool, key) IN (
-        SELECT pool, key FROM pins WHERE expires_at < 9e999 ORDER BY touched_at LIMIT ?
-    )
-"""
-
-_END = ("\U0010ffff", "")  # behind every pool
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
-_Changed = TypeVar("_Changed", bound=Entry | None)
 
 
 class SqliteStore:
@@ -99,7 +57,6 @@ class SqliteStore:
 
     Attributes:
         corruptions: tables that were set aside.
-        evictions: pins that made room for others.
     """
 
     def __init__(
@@ -107,16 +64,14 @@ class SqliteStore:
     ) -> None:
         """Open nothing yet: callers use `open`."""
         self.corruptions = 0
-        self.evictions = 0
         self._path = path
         self._max_pins = max_pins
         self._now = now
         self._on_event = on_event
         self._db: sqlite3.Connection
         self._turn: Turn
-        self._rows = 0  # expired ones included; each sweep corrects it
+        self._rows = Rows(max_pins, now)
         self._rows_before = 0  # the transaction under way
-        self._inserted = 0  # since the last sweep began
         self._evictions_told = 0  # a flood of strangers must not become a flood of events
         self._lock = CheckpointerLock(path)
         self._checkpointing = threading.Lock()
@@ -149,32 +104,31 @@ class SqliteStore:
     def recall(self, key: PinKey) -> str | None:
         """What the table itself still says, expired or not: it is nowhere else to be had."""
         try:
-            entry = self._row(key)
+            entry = self._rows.find(key)
         except sqlite3.Error:
             return None
         return entry.host if entry else None
 
     async def get(self, key: PinKey) -> Pin | None:
         """The pin in force, or None where it is absent or expired."""
-        entry = await self._run(self._row, key)
-        return entry.pin if entry and entry.expires_at > self._now() else None
+        return await self._run(self._rows.get, key)
 
     async def claim(self, key: PinKey, host: str, *, expected: str | None, ttl_s: float) -> Pin:
         """Pin `key` to `host` unless somebody else did; return the pin in force."""
         change = partial(claimed, host=host, expected=expected, ttl_s=ttl_s)
-        return (await self._write(self._put, key, change)).pin
+        return (await self._write(self._rows.put, key, change)).pin
 
     async def assign(self, key: PinKey, host: str, *, ttl_s: float) -> Pin:
         """Pin `key` to `host` whatever it was before."""
         change = partial(assigned, host=host, ttl_s=ttl_s)
-        return (await self._write(self._put, key, change)).pin
+        return (await self._write(self._rows.put, key, change)).pin
 
     async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
         """Extend the pins of live connections; return the host in force for each, in order."""
         hosts: list[str] = []
         for start in range(0, len(touches), TOUCH_CHUNK):
             chunk = touches[start : start + TOUCH_CHUNK]
-            hosts += await self._write(self._touch_chunk, node, chunk)
+            hosts += await self._write(self._rows.touch, node, chunk)
         return hosts
 
     async def move(
@@ -184,27 +138,26 @@ class SqliteStore:
         change = partial(
             moved, node=node, host=host, expected=expected, quiet_s=quiet_s, ttl_s=ttl_s
         )
-        return await self._write(self._put, key, change) is not None
+        return await self._write(self._rows.put, key, change) is not None
 
     async def scan(self, pool: str | None = None) -> AsyncIterator[tuple[PinKey, Pin]]:
         """All pins in force, of one pool or of all; what changes meanwhile may be seen or not."""
         after = ("" if pool is None else pool, "")
-        sql = _PAGE if pool is None else _PAGE_OF_POOL
-        while page := await self._run(self._fetch, sql, *after, RANGE_ROWS):
+        while page := await self._run(self._rows.page, after, pool):
             now = self._now()
-            for pool_name, key, host, expires_at, touched_at in page:
-                if expires_at > now:
-                    yield PinKey(pool_name, key), Pin(host, expires_at, touched_at)
-            after = page[-1][:2]
+            for key, pin in page:
+                if pin.expires_at > now:
+                    yield key, pin
+            after = (key.pool, key.key)
             await asyncio.sleep(0)
 
     async def clear(self, key: PinKey) -> bool:
         """Forget one pin; False where there was none."""
-        return await self._write(self._delete, key)
+        return await self._write(self._rows.delete, key)
 
     async def size(self) -> int:
         """How many pins the table holds; those that expired since the last sweep still count."""
-        return self._rows
+        return self._rows.count
 
     async def maintain(self) -> None:
         """Sweep and checkpoint until cancelled. One task of its owner runs this."""
@@ -214,7 +167,7 @@ class SqliteStore:
             await asyncio.sleep(CHECKPOINT_EVERY_S)
             try:
                 if loop.time() >= sweep_at:
-                    sweep_at = loop.time() + SWEEP_EVERY_S * (1 + self._rows // 250_000)
+                    sweep_at = loop.time() + SWEEP_EVERY_S * (1 + self._rows.count // 250_000)
                     await self.sweep_once()
                 await self.checkpoint_once()
             except StoreError as error:
@@ -222,19 +175,20 @@ class SqliteStore:
 
     async def sweep_once(self) -> None:
         """Delete what expired, count what is left, and hold it to `max_pins`."""
-        self._inserted = 0
+        rows = self._rows
+        rows.inserted = 0
         left, after = 0, ("", "")
-        while after != _END:
-            last, rows, expired = await self._run(self._read_range, after)
+        while after != END:
+            last, found, expired = await self._run(rows.read_range, after)
             if expired:
-                expired = await self._write(self._delete_range, after, last)
-            left, after = left + rows - expired, last
+                expired = await self._write(rows.delete_range, after, last)
+            left, after = left + found - expired, last
             await asyncio.sleep(0)
-        self._rows = left + self._inserted
-        while (surplus := self._rows - self._max_pins) > 0:
-            await self._write(self._evict, min(surplus, RANGE_ROWS))
-        if evicted := self.evictions - self._evictions_told:
-            self._evictions_told = self.evictions
+        rows.count = left + rows.inserted
+        while (surplus := rows.count - self._max_pins) > 0:
+            await self._write(rows.evict, surplus)
+        if evicted := rows.evictions - self._evictions_told:
+            self._evictions_told = rows.evictions
             self._on_event(StoreEvent.EVICTED, f"{evicted} pins made room, {self._max_pins} stay")
 
     async def checkpoint_once(self) -> None:
@@ -286,7 +240,7 @@ class SqliteStore:
 
         def within() -> _Result:
             if self._turn.join():
-                self._rows_before = self._rows
+                self._rows_before = self._rows.count
             return work(*args, **kwargs)
 
         result = await self._run(within)
@@ -299,76 +253,11 @@ class SqliteStore:
         self._committed = True
 
     def _undone(self) -> None:
-        self._rows = self._rows_before
+        self._rows.count = self._rows_before
         self._is_up = False
 
     def _told(self, error: sqlite3.Error) -> StoreError:
         return StoreError(explain(error, self._path))
-
-    def _execute(self, sql: str, *args: object) -> int:
-        """Run a statement that returns no rows; return how many it changed."""
-        cursor = self._db.execute(sql, args)
-        cursor.close()
-        return cursor.rowcount
-
-    def _fetch(self, sql: str, *args: object) -> list[tuple[str, str, str, float, float]]:
-        return self._db.execute(sql, args).fetchall()
-
-    def _row(self, key: PinKey) -> Entry | None:
-        """The row of `key`, expired or not."""
-        rows = self._db.execute(_GET, (key.pool, key.key)).fetchall()
-        return Entry(*rows[0]) if rows else None
-
-    def _touch_chunk(self, node: str, chunk: Sequence[Touch]) -> list[str]:
-        now = self._now()
-        hosts = []
-        for one in chunk:
-            host = one.host
-            row = one.key.pool, one.key.key, host
-            if not self._execute(_EXTEND, now, one.ttl_s, node, *row):
-                change = partial(touched, node=node, host=host, ttl_s=one.ttl_s)
-                host = self._put(one.key, change).host
-            hosts.append(host)
-        return hosts
-
-    def _put(self, key: PinKey, change: Callable[[Entry | None, float], _Changed]) -> _Changed:
-        """Write what `change` makes of the entry in force, if anything."""
-        now = self._now()
-        found = self._row(key)
-        entry = change(found if found and found.expires_at > now else None, now)
-        if entry is None:
-            return entry
-        if found is None:
-            if self._rows >= self._max_pins:
-                self._evict(self._rows - self._max_pins + 1)
-            self._rows += 1
-            self._inserted += 1
-        self._execute(_PUT, key.pool, key.key, *entry)
-        return entry
-
-    def _delete(self, key: PinKey) -> bool:
-        found = self._row(key)
-        self._rows -= self._execute(_DELETE, key.pool, key.key)
-        return found is not None and found.expires_at > self._now()
-
-    def _read_range(self, after: tuple[str, str]) -> tuple[tuple[str, str], int, int]:
-        """The last key of the next range, its rows, and how many of them have expired."""
-        last = (self._db.execute(_LAST, (*after, RANGE_ROWS - 1)).fetchall() or [_END])[0]
-        ((rows, expired),) = self._db.execute(_COUNT, (self._now(), *after, *last)).fetchall()
-        return last, rows, expired or 0
-
-    def _delete_range(self, after: tuple[str, str], last: tuple[str, str]) -> int:
-        """Delete what has expired of a range; return how many rows that were."""
-        deleted = self._execute(_EXPIRE, *after, *last, self._now())
-        self._rows -= deleted
-        return deleted
-
-    def _evict(self, count: int) -> None:
-        """Let the longest idle pins go, one range of them at most."""
-        evicted = self._execute(_EVICT, min(count, RANGE_ROWS))
-        # Where other processes deleted rows, the count is too high until the next sweep.
-        self._rows -= max(evicted, 1)
-        self.evictions += evicted
 
     def _checkpoint(self) -> None:
         """In a thread. See `sqlite_file` for why nothing is done unless something was committed."""
@@ -382,7 +271,7 @@ class SqliteStore:
     def _use(self, db: sqlite3.Connection, fault: str | None) -> None:
         self._db = db
         self._turn = Turn(db, self._was_committed, self._undone, self._told)
-        self._rows = db.execute("SELECT count(*) FROM pins").fetchall()[0][0]
+        self._rows.use(db)
         if fault is not None:
             self.corruptions += 1
             self._on_event(StoreEvent.SET_ASIDE, fault)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.affinity import sqlite, sqlite_file
+from proxy.affinity import sqlite, sqlite_file, sqlite_rows
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import NEVER, PinKey, StoreEvent, Touch
 from proxy.errors import StoreError
@@ -81,7 +81,7 @@ async def test_the_longest_idle_pin_makes_room_in_a_full_table(opened: Opened) -
     await claim(opened.store, "new")
     assert await names(opened.store) == {"w", "y", "z", "new"}
     assert await opened.store.size() == 4
-    assert opened.store.evictions == 1
+    assert opened.store._rows.evictions == 1
 
 
 async def test_pins_that_made_room_are_told_once_a_sweep(opened: Opened) -> None:
@@ -124,7 +124,7 @@ async def test_a_known_pin_needs_no_room(opened: Opened) -> None:
     for name in "wxyzwxyz":
         await claim(opened.store, name)
     assert await names(opened.store) == set("wxyz")
-    assert opened.store.evictions == 0
+    assert opened.store._rows.evictions == 0
 
 
 async def test_more_touches_than_there_is_room_for_leave_the_last_ones(opened: Opened) -> None:
@@ -148,7 +148,7 @@ async def test_a_sweep_deletes_what_expired_and_nothing_else(opened: Opened) -> 
 async def test_a_sweep_and_a_scan_pass_over_all_ranges(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "RANGE_ROWS", 10)
+    monkeypatch.setattr(sqlite_rows, "RANGE_ROWS", 10)
     store = await opened.open(max_pins=1000)
     for pool in ("apps", "desktops"):
         await store.touch("node", [Touch(PinKey(pool, f"{n}"), "a", 10.0 + n) for n in range(95)])
@@ -163,13 +163,13 @@ async def test_a_sweep_and_a_scan_pass_over_all_ranges(
 async def test_a_sweep_learns_what_others_wrote_and_holds_the_table_to_its_size(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "RANGE_ROWS", 10)
+    monkeypatch.setattr(sqlite_rows, "RANGE_ROWS", 10)
     other = await opened.open(max_pins=1000)
     await other.touch("node", [Touch(key(n), "a", 600.0) for n in range(50)])
     await other.close()
     await opened.store.sweep_once()
     assert await opened.store.size() == len(await names(opened.store)) == 4
-    assert opened.store.evictions == 46
+    assert opened.store._rows.evictions == 46
 
 
 async def test_a_busy_table_is_waited_for_without_stalling_the_loop(opened: Opened) -> None:
@@ -226,7 +226,7 @@ async def test_a_closed_store_is_a_store_error(opened: Opened) -> None:
 async def test_the_log_does_not_grow_without_bound_while_others_scan_and_write(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "RANGE_ROWS", 10)
+    monkeypatch.setattr(sqlite_rows, "RANGE_ROWS", 10)
     monkeypatch.setattr(sqlite_file, "LONG_LOG_PAGES", 50)
     store = await opened.open(max_pins=1000)
     await store.touch("node", [Touch(key(n), "a", 600.0) for n in range(300)])
