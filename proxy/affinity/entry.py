@@ -63,7 +63,8 @@ def claimed(
     """The entry after a claim. The loser of a race extends the winner's pin, for it goes there."""
     if entry is None:
         return Entry(host, now + ttl_s, now, claimed_at=now)
-    winner = host if entry.host == expected and not entry.is_fixed else entry.host
+    may_replace = not entry.is_fixed or ttl_s == NEVER
+    winner = host if entry.host == expected and may_replace else entry.host
     return entry.repinned(winner, now, ttl_s)._replace(claimed_at=now)
 
 

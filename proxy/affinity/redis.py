@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from proxy.affinity.breaker import Breaker
@@ -45,7 +45,7 @@ from proxy.errors import StoreError
 from proxy.redis_url import RedisUrl
 
 PREFIX = "rdp-proxy:pin:"
-TOUCH_CHUNK = 250  # commands sent together
+CHUNK = 250  # commands sent together
 SCAN_COUNT = 500
 CALM_S = 5.0  # between two probes while all is well
 RETRY_S = 0.5  # while anything is not
@@ -109,12 +109,18 @@ class RedisStore:
         name = name_of(key)
         server = self._client.server_of(name)
         values = await self._guarded(server, self._client.command(server, "HMGET", name, *FIELDS))
-        pin = self._in_force(values)
-        if pin is None:
-            self._recollection.forget(key)
-        else:
-            self._recollection.note(key, pin.host)
-        return pin
+        return self._seen(key, values)
+
+    async def get_each(self, keys: Sequence[PinKey]) -> list[Pin | None]:
+        """As `get` for each of these keys, in order."""
+        pins: list[Pin | None] = [None] * len(keys)
+        for server, places in self._by_server(keys).items():
+            for chunk in _chunks(places):
+                names = [name_of(keys[i]) for i in chunk]
+                work = self._client.fields_of_each(server, names, FIELDS)
+                for i, values in zip(chunk, await self._guarded(server, work), strict=True):
+                    pins[i] = self._seen(keys[i], values)
+        return pins
 
     async def claim(self, key: PinKey, host: str, *, expected: str | None, ttl_s: float) -> Pin:
         """Pin `key` to `host` unless somebody else did; return the pin in force."""
@@ -131,15 +137,11 @@ class RedisStore:
 
     async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
         """Extend the pins of live connections; return the host in force for each, in order."""
-        by_server: defaultdict[str, list[int]] = defaultdict(list)
-        for i, one in enumerate(touches):
-            by_server[self._client.server_of(name_of(one.key))].append(i)
         hosts = [""] * len(touches)
         failure: StoreError | None = None
-        for server, indices in by_server.items():
+        for server, places in self._by_server([one.key for one in touches]).items():
             try:
-                for start in range(0, len(indices), TOUCH_CHUNK):
-                    chunk = indices[start : start + TOUCH_CHUNK]
+                for chunk in _chunks(places):
                     found = await self._touch(server, node, [touches[i] for i in chunk])
                     for i, host in zip(chunk, found, strict=True):
                         hosts[i] = host
@@ -234,6 +236,13 @@ class RedisStore:
         """Give back what the store holds. The table stays."""
         await self._client.close()
 
+    def _by_server(self, keys: Sequence[PinKey]) -> Mapping[str, list[int]]:
+        """The places of these keys in their order, by the server that holds them."""
+        places = defaultdict[str, list[int]](list)
+        for i, key in enumerate(keys):
+            places[self._client.server_of(name_of(key))].append(i)
+        return places
+
     async def _probe(self, server: str) -> BaseException | None:
         try:
             await self._client.probe(server)
@@ -288,6 +297,15 @@ class RedisStore:
         """The time that scripts go by: empty for the server's own."""
         return b"" if self._now is None else milliseconds(self._now())
 
+    def _seen(self, key: PinKey, values: list[Any]) -> Pin | None:
+        """The pin in force that was read under a key, which is recalled from now on."""
+        pin = self._in_force(values)
+        if pin is None:
+            self._recollection.forget(key)
+        else:
+            self._recollection.note(key, pin.host)
+        return pin
+
     def _in_force(self, values: list[Any]) -> Pin | None:
         if values[0] is None:
             return None
@@ -317,6 +335,12 @@ def _heed_cancellation() -> None:
     me = asyncio.current_task()
     if me is not None and me.cancelling():
         raise asyncio.CancelledError
+
+
+def _chunks(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many at a time as are sent together."""
+    for start in range(0, len(places), CHUNK):
+        yield places[start : start + CHUNK]
 
 
 def name_of(key: PinKey) -> bytes:

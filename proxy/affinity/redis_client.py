@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,15 @@ class RedisClient:
         self, server: str, script: Script, rounds: Sequence[tuple[bytes, ...]]
     ) -> list[Any]:
         """What a script answers to each of these arguments, whose keys are on one server."""
-        replies = await self._send(server, [script.call(*arguments) for arguments in rounds])
-        for i, reply in enumerate(replies):
-            if isinstance(reply, NoScriptError | AskError):
-                replies[i] = await self.run(server, script, *rounds[i])
-            elif isinstance(reply, Exception):
-                with _told_when_closed():
-                    raise reply
-        return replies
+        calls = [script.call(*arguments) for arguments in rounds]
+        return await self._each(server, calls, lambda i: self.run(server, script, *rounds[i]))
+
+    async def fields_of_each(
+        self, server: str, names: Sequence[bytes], fields: Sequence[bytes]
+    ) -> list[Any]:
+        """These fields of each of these keys, which are on one server."""
+        calls = [("HMGET", name, *fields) for name in names]
+        return await self._each(server, calls, lambda i: self.command(server, *calls[i]))
 
     async def scan_page(
         self, server: str, cursor: int, pattern: str, count: int, fields: Sequence[bytes]
@@ -198,6 +199,23 @@ class RedisClient:
         if node is None:
             raise ClusterError(f"{server} has left the Cluster")
         return node
+
+    async def _each(
+        self,
+        server: str,
+        calls: Sequence[tuple[Any, ...]],
+        again: Callable[[int], Awaitable[Any]],
+    ) -> list[Any]:
+        """The replies to commands that are sent together; what one of them wants otherwise is done
+        `again`, by its number."""
+        replies = await self._send(server, calls)
+        for i, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError | AskError):
+                replies[i] = await again(i)
+            elif isinstance(reply, Exception):
+                with _told_when_closed():
+                    raise reply
+        return replies
 
     async def _send(self, server: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The replies to commands that are sent together, errors among them."""

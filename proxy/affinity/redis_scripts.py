@@ -89,7 +89,8 @@ class Script:
 
 # host, expected (empty: none), ttl -> the pin in force
 CLAIM = Script("""
-if host and (host ~= ARGV[3] or is_fixed) then
+local may_replace = not is_fixed or tonumber(ARGV[4]) == math.huge
+if host and (host ~= ARGV[3] or not may_replace) then
   pin(host, ARGV[4])
 else
   pin(ARGV[2], ARGV[4])

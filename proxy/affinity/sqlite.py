@@ -44,7 +44,7 @@ from proxy.errors import StoreError
 
 BUSY_LIMIT_S = 2.0  # how long a verb waits for a checkpoint, or for the writers of others
 BUSY_PAUSE_S = (0.0005, 0.005)
-TOUCH_CHUNK = 100  # rows a transaction: 2 ms of the loop in a table of a million
+CHUNK = 100  # rows read or touched at once: 2 ms of the loop in a table of a million
 CHECKPOINT_EVERY_S = 2.0
 SWEEP_EVERY_S = 60.0  # and as long again for each 250,000 rows
 
@@ -113,6 +113,14 @@ class SqliteStore:
         """The pin in force, or None where it is absent or expired."""
         return await self._run(self._rows.get, key)
 
+    async def get_each(self, keys: Sequence[PinKey]) -> list[Pin | None]:
+        """As `get` for each of these keys, in order."""
+        pins: list[Pin | None] = []
+        for start in range(0, len(keys), CHUNK):
+            pins += await self._run(self._rows.get_each, keys[start : start + CHUNK])
+            await asyncio.sleep(0)
+        return pins
+
     async def claim(self, key: PinKey, host: str, *, expected: str | None, ttl_s: float) -> Pin:
         """Pin `key` to `host` unless somebody else did; return the pin in force."""
         change = partial(claimed, host=host, expected=expected, ttl_s=ttl_s)
@@ -126,8 +134,8 @@ class SqliteStore:
     async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
         """Extend the pins of live connections; return the host in force for each, in order."""
         hosts: list[str] = []
-        for start in range(0, len(touches), TOUCH_CHUNK):
-            chunk = touches[start : start + TOUCH_CHUNK]
+        for start in range(0, len(touches), CHUNK):
+            chunk = touches[start : start + CHUNK]
             hosts += await self._write(self._rows.touch, node, chunk)
         return hosts
 

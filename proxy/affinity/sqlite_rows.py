@@ -98,6 +98,10 @@ class Rows:
         entry = self.find(key)
         return entry.pin if entry and entry.expires_at > self._now() else None
 
+    def get_each(self, keys: Sequence[PinKey]) -> list[Pin | None]:
+        """The pins in force under these keys, in order."""
+        return [self.get(key) for key in keys]
+
     def page(self, after: tuple[str, str], pool: str | None) -> list[tuple[PinKey, Pin]]:
         """The next rows behind `after`, of one pool or of all, expired or not."""
         sql = _PAGE if pool is None else _PAGE_OF_POOL

@@ -17,9 +17,9 @@ Rules that every store keeps (the contract tests run over all of `STORES`):
 5. `move` gives way: it is refused while anybody else has a hand on the key, whatever their host.
 6. Expiry is wall-clock time, so that it keeps its meaning over a reboot. Each table has one clock:
    that of its server where it has one, so that nodes need not agree on the time.
-7. A pin that expires NEVER is somebody's decision (a personal desktop). Only another assignment
-   without expiry, or `clear`, changes it: claims, touches, moves and mortal assignments leave it,
-   and a table that is full keeps it.
+7. A pin that expires NEVER is somebody's decision (a personal desktop). Only what is without expiry
+   itself (an assignment, or a claim that expects it), or `clear`, changes it: mortal claims and
+   assignments, touches and moves leave it, and a table that is full keeps it.
 
 All times are seconds. Any coroutine may raise StoreError, within a fraction of a second where the
 table is on another machine; `is_up` and `recall` never wait and never raise.
@@ -97,12 +97,16 @@ class AffinityStore(Protocol):
     async def get(self, key: PinKey) -> Pin | None:
         """The pin in force, or None where it is absent or expired."""
 
+    async def get_each(self, keys: Sequence[PinKey]) -> list[Pin | None]:
+        """As `get` for each of these keys, in order, in a few questions for all of them."""
+
     async def claim(self, key: PinKey, host: str, *, expected: str | None, ttl_s: float) -> Pin:
         """Pin `key` to `host` unless somebody else did; return the pin in force.
 
         Args:
             expected: the host that the caller believes the key is pinned to, None for no pin.
                 With `host == expected` it confirms the pin and extends it.
+            ttl_s: may be NEVER, see rule 7.
         A claim marks the key as used without a token now (see `move`).
         """
 

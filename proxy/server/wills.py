@@ -3,7 +3,7 @@
 It is kept in the affinity table, which nodes share and which outlives them, under keys that are no
 client's, without expiry:
 
-    will:HOST    the `Wish`, as text
+    will:HOST    the `Wish`, as text; changed by compare-and-set
     wills        a mark, anew with every change: one look every few seconds tells that there is one
     in_use:HOST  expires soon; nodes with connections to a host that is not ready touch it
 
@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.affinity.store import NEVER, AffinityStore, PinKey, Touch
+from proxy.affinity.store import NEVER, AffinityStore, Pin, PinKey, Touch
 from proxy.affinity.wills_file import KnownWills, WillsFile
 from proxy.errors import Cause, StoreError
 from proxy.routing.pool import Host, Pool
@@ -34,6 +34,8 @@ TICK_S = 1.0
 IN_USE_S = 5.0  # a node that is silent for so long has no more connections there
 _RETRY_S = 0.25
 _MARK = "wills"
+
+_Key = tuple[str, str]  # pool and host
 
 OnWish = Callable[[Host, bool], None]
 """Told of a host that follows another wish now, and whether it took new clients before. In the
@@ -62,11 +64,12 @@ class WillKeeper:
     on_wish: OnWish
     wall: Callable[[], float]
     is_known: bool = False
-    _in_use: set[tuple[str, str]] = field(default_factory=set)
+    _in_use: set[_Key] = field(default_factory=set)
     _hears_since: float | None = None  # all that other nodes have to say
-    _known: dict[tuple[str, str], Wish] = field(default_factory=dict)
+    _known: dict[_Key, Wish] = field(default_factory=dict)
     _marks: dict[str, str] = field(default_factory=dict)
-    _saying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # What is known must not be older than what was read last: one at a time reads or changes it.
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def learn(self, at_most_s: float) -> None:
         """Have the hosts follow what the table says, before clients are accepted.
@@ -84,16 +87,14 @@ class WillKeeper:
                 return
             await asyncio.sleep(_RETRY_S)
 
-    async def foresee(self, hosts: Iterable[tuple[str, str]]) -> None:
+    async def foresee(self, hosts: Iterable[_Key]) -> None:
         """Know what is wanted of hosts that are about to come, by pool and name, as far as the
         table answers."""
-        for key in hosts:
-            if key not in self._known:
-                try:
-                    self._known[key] = await self._read(key)
-                except StoreError:
-                    self.observer.store_failed()
-                    return
+        async with self._asking:
+            try:
+                await self._read([key for key in hosts if key not in self._known])
+            except StoreError:
+                self.observer.store_failed()
 
     async def run(self) -> None:
         """One tick after the other, for ever."""
@@ -104,8 +105,8 @@ class WillKeeper:
     async def tick(self) -> bool:
         """Look for changes and obey what is known; False where the table did not answer."""
         try:
-            for pool in list(self.pools.values()):  # a new configuration may come meanwhile
-                await self._ask(pool)
+            async with self._asking:
+                await self._ask(list(self.pools.values()))
             self.obey()
             await self._tell_use()
         except StoreError:
@@ -134,14 +135,25 @@ class WillKeeper:
     async def say(self, host: Host, change: Callable[[Wish], Wish]) -> None:
         """Change what is wanted of a host, on all nodes that share the table.
 
+        Args:
+            change: makes another wish of the one in force; asked again where some other node has
+                changed that meanwhile, so that of two changes at one instant none is lost.
+
         Raises:
             StoreError: the table does not answer; nothing has changed here.
         """
         key = (host.pool, host.name)
-        async with self._saying:  # two at once would each keep what the other has changed
-            wish = change(await self._read(key))
-            await self._write(key, wish)
-            await self._assign(host.pool, _MARK, f"{self.wall():.6f} {host.name}")
+        async with self._asking:
+            pin = await self.store.get(_will_of(key))
+            while True:
+                found = pin.host if pin else None
+                wish = change(self._wish(key, found))
+                pin = await self._claim(_will_of(key), wish.pack(), expected=found)
+                if pin.host == wish.pack():
+                    break
+            # Of this node: two that say something at one instant leave two marks.
+            mark = f"{self.wall():.6f} {self.node}"
+            await self.store.assign(PinKey(host.pool, _MARK), mark, ttl_s=NEVER)
             self._known[key] = wish
             # Should the table lose it at once, this node remembers. Not the very mark: what others
             # have said just before is still to be read.
@@ -181,43 +193,49 @@ class WillKeeper:
             self._marks.update(known.marks)
             self._known.update(known.wishes)
 
-    async def _ask(self, pool: Pool) -> None:
-        pin = await self.store.get(PinKey(pool.name, _MARK))
-        mark = pin.host if pin else None
-        before = self._marks.get(pool.name)
-        if mark is None:
-            if before is not None:
-                await self._tell_again(pool, before)
-            return
-        # What is known of hosts that are not here now must not be old when they are back.
-        keys = dict.fromkeys((pool.name, host.name) for host in pool.hosts)
-        keys |= dict.fromkeys(key for key in self._known if key[0] == pool.name)
-        for key in keys:
-            if mark != before or key not in self._known:
-                self._known[key] = await self._read(key)
-        self._marks[pool.name] = mark
+    async def _ask(self, pools: Sequence[Pool]) -> None:
+        marks = dict.fromkeys(pool.name for pool in pools)
+        found = await self.store.get_each([PinKey(name, _MARK) for name in marks])
+        keys = dict[_Key, None]()
+        for pool, pin in zip(pools, found, strict=True):
+            before = self._marks.get(pool.name)
+            if pin is None:
+                if before is not None:
+                    await self._tell_again(pool, before)
+                continue
+            # What is known of hosts that are not here now must not be old when they are back.
+            mine = dict.fromkeys((pool.name, host.name) for host in pool.hosts)
+            mine |= dict.fromkeys(key for key in self._known if key[0] == pool.name)
+            keys |= {key: None for key in mine if pin.host != before or key not in self._known}
+            marks[pool.name] = pin.host
+        await self._read(list(keys))
+        self._marks |= {name: mark for name, mark in marks.items() if mark is not None}
 
     async def _tell_again(self, pool: Pool, mark: str) -> None:
+        """Tell a table that has lost its memory, as far as nobody else has said anything since."""
         for key, wish in list(self._known.items()):
             if key[0] == pool.name and wish != Wish():
-                await self._write(key, wish)
-        await self._assign(pool.name, _MARK, mark)
+                pin = await self._claim(_will_of(key), wish.pack(), expected=None)
+                self._known[key] = self._wish(key, pin.host)
+        await self._claim(PinKey(pool.name, _MARK), mark, expected=None)
 
-    async def _read(self, key: tuple[str, str]) -> Wish:
-        pin = await self.store.get(PinKey(key[0], f"will:{key[1]}"))
-        if pin is None:
+    async def _read(self, keys: Sequence[_Key]) -> None:
+        found = await self.store.get_each([_will_of(key) for key in keys])
+        for key, pin in zip(keys, found, strict=True):
+            self._known[key] = self._wish(key, pin.host if pin else None)
+
+    def _wish(self, key: _Key, text: str | None) -> Wish:
+        """The wish that an entry of the table holds."""
+        if text is None:
             return Wish()
         try:
-            return Wish.unpack(pin.host)
+            return Wish.unpack(text)
         except ValueError as error:  # of a version to come
             log.warning("will_unknown", extra={"host": key[1], "detail": str(error)})
             return self._known.get(key, Wish())
 
-    async def _write(self, key: tuple[str, str], wish: Wish) -> None:
-        await self._assign(key[0], f"will:{key[1]}", wish.pack())
-
-    async def _assign(self, pool: str, key: str, text: str) -> None:
-        await self.store.assign(PinKey(pool, key), text, ttl_s=NEVER)
+    async def _claim(self, key: PinKey, text: str, *, expected: str | None) -> Pin:
+        return await self.store.claim(key, text, expected=expected, ttl_s=NEVER)
 
     async def _tell_use(self) -> None:
         """Tell the other nodes which hosts have connections from here, and hear theirs."""
@@ -231,11 +249,10 @@ class WillKeeper:
         if used:
             touches = [Touch(_use_of(host), host.name, IN_USE_S) for host in used]
             await self.store.touch(self.node, touches)
-        in_use = set()
-        for host in wanted:
-            if not host.live and await self.store.get(_use_of(host)) is not None:
-                in_use.add((host.pool, host.name))
-        self._in_use = in_use
+        others = [host for host in wanted if not host.live]
+        found = await self.store.get_each([_use_of(host) for host in others])
+        told = zip(others, found, strict=True)
+        self._in_use = {(host.pool, host.name) for host, pin in told if pin is not None}
 
 
 def _fields(host: Host) -> dict[str, object]:
@@ -251,6 +268,10 @@ def _fields(host: Host) -> dict[str, object]:
         "deadline": wish.deadline if drains else None,
         "close": wish.close or None,
     }
+
+
+def _will_of(key: _Key) -> PinKey:
+    return PinKey(key[0], f"will:{key[1]}")
 
 
 def _use_of(host: Host) -> PinKey:

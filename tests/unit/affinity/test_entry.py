@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.affinity.entry import Entry, assigned, claimed, moved, touched
+from proxy.affinity.store import NEVER, Pin
 
 A_PIN = Entry("a", expires_at=500.0, touched_at=90.0)
 
@@ -22,6 +23,13 @@ def test_a_claim_that_knows_the_pin_replaces_it_and_begins_anew() -> None:
 @pytest.mark.parametrize("expected", [None, "c"])
 def test_a_claim_that_errs_about_the_pin_extends_the_one_in_force(expected: str | None) -> None:
     assert claimed(A_PIN, 450.0, "b", expected, 60.0) == Entry("a", 510.0, 450.0, claimed_at=450.0)
+
+
+def test_a_claim_without_expiry_alone_replaces_a_pin_without_expiry_that_it_knows() -> None:
+    fixed = A_PIN._replace(expires_at=NEVER)
+    assert claimed(fixed, 100.0, "b", "a", NEVER).pin == Pin("b", NEVER, 100.0)
+    assert claimed(fixed, 100.0, "b", "c", NEVER).host == "a"
+    assert claimed(fixed, 100.0, "b", "a", 60.0).host == "a"
 
 
 def test_nothing_but_another_host_brings_an_expiry_nearer() -> None:

@@ -46,7 +46,7 @@ class Model:
 
     def claim(self, key: str, host: str, expected: str | None, ttl_s: float) -> Known:
         known = self.get(key) or self.seed(key, host, ttl_s)
-        may_replace = known.host == expected and known.expires_at != NEVER
+        may_replace = known.host == expected and (ttl_s == NEVER or known.expires_at != NEVER)
         self.use(known, host if may_replace else known.host, ttl_s)
         known.claimed_at = self.clock.now
         return known
@@ -82,7 +82,7 @@ keys, hosts, nodes = st.sampled_from("kl"), st.sampled_from("abc"), st.sampled_f
 ttls = st.sampled_from([20.0, 60.0, 300.0])
 steps = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([1.0, 20.0, 60.0])),
-    st.tuples(st.just("claim"), keys, hosts, st.none() | hosts, ttls),
+    st.tuples(st.just("claim"), keys, hosts, st.none() | hosts, ttls | st.just(NEVER)),
     st.tuples(st.just("assign"), keys, hosts, ttls | st.just(NEVER)),
     st.tuples(st.just("touch"), nodes, keys, hosts, ttls),
     st.tuples(st.just("move"), nodes, keys, hosts, hosts, st.sampled_from([5.0, 30.0]), ttls),
@@ -125,6 +125,9 @@ async def test_any_story_ends_as_the_model_says(
                 pytest.fail(f"no such step: {step}")
         expected_pins = {k: seen(p) for k in model.pins if (p := model.get(k))}
         assert {k.key: p async for k, p in table.one.scan(pool)} == expected_pins
+    found = await table.two.get_each([PinKey(pool, k) for k in "lkl"])
+    known = [model.get(k) for k in "lkl"]
+    assert found == [seen(p) if p else None for p in known]
 
 
 def seen(known: Known) -> Pin:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import pytest
 
-from proxy.affinity.store import NEVER, Pin, PinKey, Touch
+from proxy.affinity.store import NEVER, AffinityStore, Pin, PinKey, Touch
 from proxy.affinity.stores import STORES, open_store
 from proxy.errors import StoreError
 from proxy.settings import AffinitySettings, StoreKind
@@ -108,6 +108,34 @@ async def test_a_pin_without_expiry_is_changed_by_another_such_and_by_clear_alon
     assert other == Pin("other", NEVER, T0 + 1e6)
     assert await table.one.clear(KEY)
     assert (await table.one.claim(KEY, "b", expected=None, ttl_s=60.0)).host == "b"
+
+
+async def test_of_changes_without_expiry_at_one_instant_none_is_lost(table: Table) -> None:
+    async def add_one(store: AffinityStore, name: int) -> None:
+        pin = await store.get(KEY)
+        while True:
+            found = pin.host if pin else None
+            wanted = f"{int((found or '0').split()[0]) + 1} of {name}"
+            pin = await store.claim(KEY, wanted, expected=found, ttl_s=NEVER)
+            if pin.host == wanted:
+                return
+
+    await asyncio.gather(*(add_one(store, n) for n, store in enumerate([table.one, table.two] * 8)))
+    pin = await table.one.get(KEY)
+    assert pin is not None
+    assert (pin.host.split()[0], pin.expires_at) == ("16", NEVER)
+    assert (await table.two.claim(KEY, "b", expected=pin.host, ttl_s=60.0)).host == pin.host
+
+
+async def test_many_pins_are_read_in_one_go(table: Table) -> None:
+    keys = [PinKey("desktops", f"source:{n}") for n in range(600)]
+    await table.one.touch("node", [Touch(key, f"h{n}", 60.0) for n, key in enumerate(keys[:300])])
+    found = await table.two.get_each(list(reversed(keys)))
+    assert found == [None] * 300 + [Pin(f"h{n}", T0 + 60, T0) for n in reversed(range(300))]
+    assert table.two.recall(keys[7]) == "h7"
+    assert await table.two.get_each([]) == []
+    table.clock.now += 60.0
+    assert await table.two.get_each(keys[:2]) == [None, None]
 
 
 async def test_touches_of_a_pin_without_expiry_leave_it_so(table: Table) -> None:

@@ -2,74 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
-from proxy.affinity.store import NEVER, Pin, PinKey
-from proxy.affinity.wills_file import WillsFile
+from proxy.affinity.store import NEVER, PinKey
 from proxy.errors import Cause, StoreError
-from proxy.routing.pool import Host
-from proxy.routing.will import Pins, Will, Wish
-from proxy.server.wills import IN_USE_S, WillKeeper
-from tests.unit.server.test_table import Table
-
-MARK = PinKey("desktops", "wills")
-DRAIN = Wish(Will.DRAIN, Pins.LIVE, since=1_000_000.0)
-
-
-class Node:
-    """A node's keeper, its table and its one host, `a`. Of one name they are one, started anew."""
-
-    def __init__(self, name: str, store: SqliteStore) -> None:
-        self.t = Table()
-        self.closed: list[tuple[int, Cause]] = []
-        self.turned: list[tuple[str, bool]] = []
-        self.keeper = WillKeeper(
-            store,
-            WillsFile(SHARED.home / f"{name}.json"),
-            name,
-            {"desktops": self.t.pool},
-            self.t.table,
-            self.t.observed,
-            lambda conn_id, cause: self.closed.append((conn_id, cause)),
-            lambda host, took: self.turned.append((host.name, took)),
-            self.t.clock,
-        )
-
-    @property
-    def host(self) -> Host:
-        return self.t.pool.hosts[0]
-
-    async def wants(self, wish: Wish) -> None:
-        await self.keeper.say(self.host, lambda _: wish)
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(":memory:", max_pins=100, now=lambda: SHARED.now)
-    yield opened
-    await opened.close()
-
-
-class Shared:
-    now = 1_000_000.0
-    home: Path
-
-
-SHARED = Shared()
-
-
-@pytest.fixture
-def nodes(store: SqliteStore, tmp_path: Path) -> tuple[Node, Node]:
-    SHARED.now = 1_000_000.0
-    SHARED.home = tmp_path
-    return Node("n1", store), Node("n2", store)
+from proxy.routing.will import Will, Wish
+from proxy.server.wills import IN_USE_S
+from tests.unit.server.will_nodes import DRAIN, MARK, SHARED, Away, Node, Reads
 
 
 async def test_what_is_said_counts_here_at_once_and_elsewhere_soon(
@@ -89,17 +32,6 @@ async def test_what_is_said_counts_here_at_once_and_elsewhere_soon(
     ] * 2
 
 
-async def test_a_weight_and_a_will_that_two_nodes_change_are_both_kept(
-    nodes: tuple[Node, Node],
-) -> None:
-    a, b = nodes
-    await a.wants(DRAIN)
-    await b.keeper.say(b.host, lambda wish: replace(wish, weight=7))
-    await a.keeper.tick()
-    assert a.host.wish == b.host.wish == replace(DRAIN, weight=7)
-    assert a.host.weight == 7
-
-
 async def test_a_node_that_starts_knows_before_it_accepts(
     nodes: tuple[Node, Node], store: SqliteStore
 ) -> None:
@@ -107,35 +39,6 @@ async def test_a_node_that_starts_knows_before_it_accepts(
     late = Node("n3", store)
     await late.keeper.learn(0)
     assert late.host.wish == DRAIN
-
-
-class Reads:
-    """A table that tells what is read."""
-
-    def __init__(self, store: SqliteStore, read: list[str]) -> None:
-        self.store, self.read = store, read
-
-    async def get(self, key: PinKey) -> Pin | None:
-        self.read.append(key.key)
-        pin = await self.store.get(key)
-        await asyncio.sleep(0)  # as a table on another machine
-        return pin
-
-    def __getattr__(self, verb: str) -> object:
-        return getattr(self.store, verb)
-
-
-class Away:
-    """A table that does not answer until it is told to."""
-
-    def __init__(self, store: SqliteStore, times: int) -> None:
-        self.store, self.times = store, times
-
-    def __getattr__(self, verb: str) -> object:
-        if self.times:
-            self.times -= 1
-            raise StoreError("away")
-        return getattr(self.store, verb)
 
 
 async def test_while_the_table_is_away_the_last_known_will_stays(
@@ -203,35 +106,6 @@ async def test_a_start_without_the_table_goes_by_what_the_node_knew_last(
     assert again.host.wish == Wish(Will.MAINTENANCE)
     await again.keeper.tick()
     assert again.host.wish == Wish()
-
-
-async def test_a_table_that_lost_its_memory_is_told_again_after_a_start_too(
-    nodes: tuple[Node, Node], store: SqliteStore
-) -> None:
-    a, b = nodes
-    await a.wants(DRAIN)
-    await a.keeper.tick()
-    await store.clear(MARK)
-    await store.clear(PinKey("desktops", "will:a"))
-    await Node("n1", store).keeper.learn(0)
-    await b.keeper.tick()
-    assert b.host.wish == DRAIN
-
-
-async def test_a_table_that_lost_its_memory_is_told_again(
-    nodes: tuple[Node, Node], store: SqliteStore
-) -> None:
-    a, b = nodes
-    await a.wants(DRAIN)
-    await b.keeper.tick()
-    for teller in (b, a):  # the one who said it has not looked since
-        await store.clear(MARK)
-        await store.clear(PinKey("desktops", "will:a"))
-        await teller.keeper.tick()
-        assert await store.get(MARK) is not None
-    late = Node("n3", store)
-    await late.keeper.learn(0)
-    assert late.host.wish == DRAIN
 
 
 async def test_what_cannot_be_read_changes_nothing_and_is_told(
@@ -303,17 +177,6 @@ async def test_a_host_that_is_about_to_come_comes_as_it_is_wanted(
     a.keeper.store = Away(store, 1)  # type: ignore[assignment]
     await a.keeper.foresee([("desktops", "c")])
     assert a.t.observed.store_failures == 1
-
-
-async def test_of_two_changes_at_one_instant_none_is_lost(
-    nodes: tuple[Node, Node], store: SqliteStore
-) -> None:
-    a, _ = nodes
-    a.keeper.store = Reads(store, [])  # type: ignore[assignment]
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(a.wants(DRAIN))
-        tasks.create_task(a.keeper.say(a.host, lambda wish: replace(wish, weight=7)))
-    assert a.host.wish == replace(DRAIN, weight=7)
 
 
 async def test_connections_are_closed_at_the_deadline_only_if_asked(
