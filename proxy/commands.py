@@ -206,6 +206,7 @@ def _drain(args: argparse.Namespace) -> int:
     meant = [(row["pool"], row["host"]) for row in _want(args)]
     if not args.wait:
         return OK
+    sys.stdout.flush()  # what Windows has to be told is of use now, not in hours
     from time import sleep
 
     told = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +25,7 @@ async def command(node: RunningProxy, *words: str) -> asyncio.subprocess.Process
         *(sys.executable, "-m", "proxy", *words, "--admin", f"unix:{node.directory}/admin.sock"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},  # as where nobody has set it
     )
 
 
