@@ -47,7 +47,6 @@ SEEDS: dict[str, list[bytes]] = {
         encode_connection_confirm(NegotiationResponse(0x1F, Protocol.HYBRID_EX)),
         encode_connection_confirm(NegotiationFailure(FailureCode.HYBRID_REQUIRED_BY_SERVER)),
     ],
-    "preconnection": [vector.data for vector in VECTORS if "pcb" in vector.expect],
     "proxy_header": [
         encode_proxy_v1(None, None),
         encode_proxy_v1(*_V4),

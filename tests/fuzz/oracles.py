@@ -13,7 +13,6 @@ from typing import Protocol, TypeVar
 
 from proxy.errors import WireError
 from proxy.wire.incomplete import Incomplete
-from proxy.wire.preconnection import parse_preconnection
 from proxy.wire.proxy_protocol import parse_proxy_header
 from proxy.wire.tokens import TOKEN_FORMATS, encode_msts, read_token
 from proxy.wire.x224 import parse_connection_confirm, parse_connection_request
@@ -85,7 +84,6 @@ def check_request(data: bytes) -> None:
 ORACLES: dict[str, Callable[[bytes], None]] = {
     "connection_request": check_request,
     "connection_confirm": lambda data: check_message(parse_connection_confirm, data),
-    "preconnection": lambda data: check_answers(parse_preconnection, data),
     "proxy_header": lambda data: check_message(parse_proxy_header, data),
     "token": check_token,
 }

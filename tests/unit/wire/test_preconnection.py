@@ -1,18 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from proxy.errors import Cause, WireError
-from proxy.wire.incomplete import Incomplete
-from proxy.wire.preconnection import (
-    IDENTIFYING_BYTES,
-    PreconnectionPdu,
-    looks_like_preconnection,
-    parse_preconnection,
-)
-from tests.fuzz.oracles import ORACLES
+from proxy.wire.preconnection import looks_like_preconnection
 from tests.vectors import VECTORS, Vector
 
 WITH_PDU = [vector for vector in VECTORS if "pcb" in vector.expect]
@@ -25,20 +15,12 @@ def pdu(version: int, blob: bytes | None = None, size: int | None = None, flags:
 
 
 @pytest.mark.parametrize("vector", WITH_PDU, ids=lambda vector: vector.name)
-def test_a_captured_pdu_reads_as_expected(vector: Vector) -> None:
-    read = parse_preconnection(vector.data)
-    assert isinstance(read, PreconnectionPdu)
-    assert read._asdict() == vector.expect["pcb"]
+def test_a_captured_pdu_is_recognised(vector: Vector) -> None:
+    assert looks_like_preconnection(vector.data)
 
 
 def test_there_are_captured_pdus_of_both_versions() -> None:
     assert {vector.expect["pcb"]["version"] for vector in WITH_PDU} == {1, 2}
-
-
-def test_a_count_beyond_the_end_reads_what_is_there() -> None:
-    data = pdu(2, "ab".encode("utf-16-le"))
-    longer = data[:16] + b"\xff\xff" + data[18:]
-    assert parse_preconnection(longer + b"surplus") == PreconnectionPdu(22, 2, 7, "ab")
 
 
 @pytest.mark.parametrize(
@@ -62,20 +44,8 @@ def test_a_count_beyond_the_end_reads_what_is_there() -> None:
 )
 def test_other_bytes_are_refused(data: bytes) -> None:
     assert not looks_like_preconnection(data)
-    with pytest.raises(WireError) as refusal:
-        parse_preconnection(data)
-    assert refusal.value.cause is Cause.NOT_TPKT
 
 
 @pytest.mark.parametrize("data", [pdu(1), pdu(2, b"a\0"), pdu(2, bytes(4078))])
-def test_every_prefix_asks_for_what_is_missing(data: bytes) -> None:
-    for seen in range(len(data)):
-        assert looks_like_preconnection(data[:seen])
-        end = IDENTIFYING_BYTES if seen < IDENTIFYING_BYTES else len(data)
-        assert parse_preconnection(data[:seen]) == Incomplete(end - seen)
-    assert isinstance(parse_preconnection(data), PreconnectionPdu)
-
-
-@given(st.binary(max_size=80) | st.builds(pdu, st.sampled_from([1, 2]), st.binary(max_size=40)))
-def test_any_bytes_keep_the_contract(data: bytes) -> None:
-    ORACLES["preconnection"](data)
+def test_every_prefix_may_begin_one(data: bytes) -> None:
+    assert all(looks_like_preconnection(data[:seen]) for seen in range(len(data) + 1))
