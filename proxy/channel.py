@@ -34,11 +34,10 @@ _NOT_NOW = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENO
 
 
 class Message(NamedTuple):
-    """One message. `truncated`: it carried descriptors for which this process has no room."""
+    """One message, with its descriptors; without any where this process has no room for them."""
 
     data: bytes
     fds: tuple[int, ...] = ()
-    truncated: bool = False
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -94,7 +93,7 @@ def receive(channel: socket.socket) -> Message | None:
         raise EOFError("the other end of the channel is gone")
     if flags & socket.MSG_CTRUNC:
         close_all(fds)
-        return Message(data, (), truncated=True)
+        return Message(data)
     return Message(data, fds)
 
 
