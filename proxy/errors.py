@@ -1,9 +1,9 @@
 """The error tree: whose fault it is, and whether the next candidate may be tried.
 
-Every failure on the path of a connection answers two questions as fields, not as guesses
-(Pingora's error model): `side`, the party whose fault it is, and `retryable`, whether another
-session host may be tried for the same client. `cause` is the third, bounded answer: it becomes a
-log field and a metrics label, so it is an enumeration and never a message.
+Every failure on the path of a connection answers these questions by its class, and `side` names the
+party whose fault it is. Only after a `ServerError` may another session host be tried for the same
+client. `cause` is the bounded answer to what it was: it becomes a log field and a metrics label, so
+it is an enumeration and never a message.
 
 Exceptions of the outside world (OSError, sqlite3.Error, …) are translated once, in the module
 that uses the library.
@@ -68,7 +68,6 @@ class ProxyError(Exception):
     """Base of all errors that this package raises. Never raised itself."""
 
     side: ClassVar[Side] = Side.LOCAL
-    retryable: ClassVar[bool] = False
 
     def __init__(self, cause: Cause, detail: str = "") -> None:
         super().__init__(f"{cause}: {detail}" if detail else str(cause))
@@ -92,7 +91,6 @@ class ServerError(ProxyError):
     """A session host refused, reset or stayed silent: the next candidate may be tried."""
 
     side = Side.SERVER
-    retryable = True
 
 
 class StoreError(ProxyError):
