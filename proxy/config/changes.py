@@ -40,12 +40,14 @@ class Change:
         where: the path of names and keys, such as `pools.desktops.hosts.rdsh01.weight`.
         before, after: as the file writes them; None where there is nothing.
         waits: it takes effect with the next start or upgrade, not by a reload.
+        hosts: how many entries for session hosts it adds; negative: it removes so many.
     """
 
     where: str
     before: str | None
     after: str | None
     waits: bool
+    hosts: int = 0
 
     def __str__(self) -> str:
         if self.before is None:
@@ -60,7 +62,13 @@ class Change:
 def changes(old: Settings, new: Settings) -> list[Change]:
     """All differences, in the order of the settings."""
     return [
-        Change(where, _shown(where, before), _shown(where, after), not _is_live(where))
+        Change(
+            where,
+            _shown(where, before),
+            _shown(where, after),
+            not _is_live(where),
+            _hosts(where, after) - _hosts(where, before),
+        )
         for where, before, after in _differences("", _tree(old), _tree(new))
     ]
 
@@ -93,11 +101,10 @@ def clashes(old: Settings, new: Settings) -> list[str]:
 
 def summary(found: Sequence[Change]) -> dict[str, object]:
     """The same in few fields, for a log line."""
-    hosts = [change for change in found if _is_host(change.where)]
     return {
         "changes": len(found),
-        "hosts_added": sum(change.before is None for change in hosts),
-        "hosts_removed": sum(change.after is None for change in hosts),
+        "hosts_added": sum(max(0, change.hosts) for change in found),
+        "hosts_removed": sum(max(0, -change.hosts) for change in found),
         "wait": [change.where for change in found if change.waits] or None,
     }
 
@@ -106,9 +113,12 @@ def _is_live(where: str) -> bool:
     return any(where == live or where.startswith(f"{live}.") for live in LIVE)
 
 
-def _is_host(where: str) -> bool:
-    steps = where.split(".hosts.")
-    return len(steps) == 2 and steps[0].startswith("pools.")
+def _hosts(where: str, value: Tree | None) -> int:
+    """How many session hosts a pool or a host of the configuration stands for."""
+    if not where.startswith("pools.") or not isinstance(value, dict):
+        return 0
+    hosts = value.get("hosts")
+    return len(hosts) if isinstance(hosts, list) else int("address" in value)
 
 
 def _tree(settings: Settings) -> Tree:

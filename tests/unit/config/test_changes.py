@@ -123,6 +123,13 @@ def test_the_summary_counts_hosts_and_names_what_waits() -> None:
     assert summary([])["wait"] is None
 
 
+def test_the_hosts_of_a_pool_that_comes_or_goes_are_counted() -> None:
+    renamed = after(("  - name: desktops", "  - name: office"), ("pool: desktops", "pool: office"),
+                    ("Full: desktops", "Full: office"))  # fmt: skip
+    counts = summary(changes(after(), renamed))
+    assert (counts["hosts_added"], counts["hosts_removed"]) == (2, 2)
+
+
 def test_a_listener_cannot_have_an_address_that_waits_to_be_given_up() -> None:
     moved = 'metrics: {bind: "0.0.0.0:3390"}\n'
     old, new = after(), after(("127.0.0.1:3389", "127.0.0.1:9389"), more=moved)
