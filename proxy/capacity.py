@@ -36,7 +36,7 @@ def raise_open_files(connections: int, relays: int) -> None:
     can_hold = max(0, hard - _SPARE_FILES) // 2 * relays
     if can_hold < connections:
         detail = (
-            f"{relays} relays with {hard} open files each can hold {can_hold} connections, not the"
-            f" {connections} of limits.connections: raise the limit (LimitNOFILE, ulimits)"
+            f"relays: {relays}, each with {hard} open files, can hold {can_hold} connections, not"
+            f" the {connections} of limits.connections: raise the limit (LimitNOFILE, ulimits)"
         )
         log.warning("open_files_limit", extra={"detail": detail})

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from proxy import __version__, commands
-from proxy.console import NO, OK, WRONG, CommandError, load, number, say
+from proxy.console import NO, OK, WRONG, CommandError, load, number, say, why
 
 _INTERRUPTED = 130
 
@@ -208,7 +208,7 @@ def _probe(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(str(error), WRONG) from None
     except OSError as error:
-        raise CommandError(f"{asked.host}: {error.strerror}") from None
+        raise CommandError(f"{asked.host}: {why(error)}") from None
     address = Address(str(found[0][4][0]), asked.port)
     result = asyncio.run(probe_tls(address, timeout_s))
     now = time.time()  # noqa: TID251  (how long a certificate lasts is a matter of the calendar)
@@ -254,7 +254,7 @@ def _health(args: argparse.Namespace) -> int:
     try:
         status, body = ask(endpoint, slash + path or "/readyz", timeout_s=_HEALTH_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        raise CommandError(f"{endpoint}: {error}") from None
+        raise CommandError(f"{endpoint}: {why(error)}") from None
     if status == 200:
         say("ready")
         return OK
@@ -273,7 +273,7 @@ def _hash_user(args: argparse.Namespace) -> int:
     try:
         key = read_key(path)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise CommandError(f"{path}: {why}; STATE_DIRECTORY names where the proxy's is") from None
+        where = "STATE_DIRECTORY names where the proxy's is"
+        raise CommandError(f"{path}: {why(error)}; {where}") from None
     say(hash_user(key, args.name))
     return OK

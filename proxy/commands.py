@@ -13,12 +13,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from proxy.console import NO, OK, CommandError, load, number, say, table, time_text
+from proxy.console import NO, OK, CommandError, load, number, say, table, time_text, why
 
 _ADMIN = "unix:admin.sock"
 _ASK_S = 15.0
 _CHANGE_S = 70.0  # longer than the proxy gives itself
 _LOOK_AGAIN_S = 1.0
+_WHERE = "does the proxy run? --config or STATE_DIRECTORY tells where it is"
+_SHORT = 12  # digits of a fingerprint: enough to see who has the same one
 _AWAY_S = 60.0  # a front that is started again or replaced is back by then
 
 Command = Callable[[argparse.Namespace], int]
@@ -38,7 +40,8 @@ _CONNECTIONS = _View(
     "client user pool host reason token_fate answer bytes_up bytes_down duration_s",
 )
 _CERTIFICATES = _View(
-    "certificates", "pool host answer tls subject names self_signed not_after seen_at changes"
+    "certificates",
+    "pool host answer tls subject names self_signed not_after sha256 seen_at changes",
 )
 _CANARY = _View("canary", "pool host up listener token_address tested_at detail")
 _PINS = _View("pins", "pool key host expires_in_s touched_s_ago")
@@ -63,7 +66,7 @@ _PARAMETERS = (*_HELP, "will", "weight", "close")
 def add_to(command: AddCommand) -> None:
     """Add the commands; `command` makes one of a name, what it does, and its help."""
     hosts = command("hosts", _hosts, "Show the session hosts of a running proxy.")
-    _takes(hosts)
+    _takes(hosts, "host", "pool")
     _add_wills(command)
     shows = _shows(_CONNECTIONS)
     connections = command("connections", shows, "Show its established connections.")
@@ -142,18 +145,11 @@ def _shows(view: _View) -> Command:
 
 
 def _hosts(args: argparse.Namespace) -> int:
+    from proxy.host_rows import host_row
+
     answer = _ask(args, "hosts")
-
-    def people() -> None:
-        for row in answer["hosts"]:
-            since_s = row["will_since_s"]
-            row["since"] = None if since_s is None else f"{time_text(since_s)} ago"
-            row["agent"] = _agent(row["agent"])
-            if row["weight"] != (configured := row["configured_weight"]):
-                row["weight"] = f"{row['weight']}, not {configured}"
-        _rows(_HOSTS, answer)
-
-    return _print(args, answer, people)
+    rows = [host_row(row) for row in answer["hosts"]]
+    return _print(args, answer, lambda: _rows(_HOSTS, {"hosts": rows}))
 
 
 def _certificates(args: argparse.Namespace) -> int:
@@ -163,19 +159,10 @@ def _certificates(args: argparse.Namespace) -> int:
         for row in answer["certificates"]:
             row.update(row["certificate"] or {})
             row["names"] = " ".join(row.get("names", ())) or None
+            row["sha256"] = row["sha256"][:_SHORT] if "sha256" in row else None
         _rows(_CERTIFICATES, answer)
 
     return _print(args, answer, people)
-
-
-def _agent(said: dict[str, Any] | None) -> str | None:
-    """What a host's agent says, much as it said it."""
-    if said is None:
-        return None
-    most = said["max_connections"]
-    words = [said["will"], "down" if said["down"] else None, f"{said['percent']}%"]
-    words += [f"maxconn:{most}" if most else None, said["detail"]]
-    return " ".join(filter(None, words))
 
 
 def _wish(args: argparse.Namespace) -> int:
@@ -371,7 +358,7 @@ def _ask(
             break
         except (OSError, ValueError) as error:
             if monotonic() >= until:
-                raise CommandError(f"{endpoint}: {error}; does the proxy run?") from None
+                raise CommandError(f"{endpoint}: {why(error)}; {_WHERE}") from None
             sleep(_LOOK_AGAIN_S)
     if status != 200:
         raise CommandError(str(answer.get("error", f"HTTP status {status}")))
@@ -395,7 +382,7 @@ def _admin(args: argparse.Namespace) -> tuple[str, str | None]:
             try:
                 bearer = Path(admin.bearer_file).read_text("utf-8").strip()
             except OSError as error:
-                raise CommandError(f"{admin.bearer_file}: {error.strerror}") from None
+                raise CommandError(f"{admin.bearer_file}: {why(error)}") from None
     if endpoint.startswith("unix:"):
         endpoint = f"unix:{state_path(endpoint.removeprefix('unix:'))}"
     return endpoint, bearer

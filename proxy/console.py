@@ -51,6 +51,11 @@ def number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def why(error: Exception) -> str:
+    """What went wrong, without the system's number for it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def time_text(seconds: float) -> str:
     """A time as people say it: whole units, the two largest."""
     left, parts = max(0, round(seconds)), list[str]()

@@ -99,7 +99,7 @@ class Views:
         page = PageViews(
             socket.gethostname(),
             self._readiness,
-            lambda: [self._page_row(row) for row in views.host_rows()],
+            lambda: [self._page_row(row) for row in views.host_rows({})],
             views.find_connections,
             self.metrics.counts,
             self.recent.newest,

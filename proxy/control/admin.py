@@ -1,6 +1,6 @@
 """The operator's view as JSON: hosts, connections, and the pins, which may be changed.
 
-    GET /v1/hosts
+    GET /v1/hosts?host=&pool=
     GET /v1/connections?client=&host=&pool=&limit=
     GET /v1/certificates, /v1/canary, see `control.inventory` and `control.canary`
     …   /v1/pins, see `control.pins`
@@ -25,7 +25,7 @@ from typing import Protocol
 
 from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.pins import PinDesk
-from proxy.control.query import QueryError, limit, only
+from proxy.control.query import QueryError, is_meant, limit, only
 from proxy.control.wills import WillDesk
 from proxy.errors import Cause, StoreError
 from proxy.routing.key import IPAddress, normal_user
@@ -78,8 +78,8 @@ class AdminViews:
     wall: Callable[[], float]
     more: Mapping[str, Handler] = field(default_factory=dict)
 
-    def host_rows(self) -> list[dict[str, object]]:
-        """What is known of each host."""
+    def host_rows(self, query: Mapping[str, str]) -> list[dict[str, object]]:
+        """What is known of each host that the query means."""
         health = {(known.pool, known.host): known for known in self.health()}
         now = self.wall()
         return [
@@ -89,6 +89,7 @@ class AdminViews:
                 "short_lived": host.lifespans.all_short(now),
             }
             for host in self.hosts()
+            if is_meant(query, host.pool, host.name)
         ]
 
     async def find_connections(self, query: Mapping[str, str]) -> dict[str, object]:
@@ -105,9 +106,7 @@ class AdminViews:
         for number, record in enumerate(list(self.connections())):
             if number % _ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            if query.get("pool", record.pool) != record.pool:
-                continue
-            if query.get("host", record.host) != record.host:
+            if not is_meant(query, record.pool, record.host):
                 continue
             if client is not None and not _is_client(client, record):
                 continue
@@ -201,8 +200,8 @@ def _brings(request: Request, bearer: str, accepted: str) -> bool:
 
 
 async def _hosts(views: AdminViews, request: Request) -> Answer:
-    only(request.query)
-    return json_answer({"hosts": views.host_rows()})
+    only(request.query, "host", "pool")
+    return json_answer({"hosts": views.host_rows(request.query)})
 
 
 def _host(host: Host, health: HealthView | None) -> dict[str, object]:

@@ -31,7 +31,7 @@ from proxy.control.certificates import (
 from proxy.control.exposition import Sample
 from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.probe import ProbeResult
-from proxy.control.query import only
+from proxy.control.query import is_meant, only
 from proxy.routing.pool import Host, Pool
 from proxy.settings import AffinityKeyKind
 from proxy.wire.x224 import NegotiationResponse, answer_word, flag_words
@@ -177,8 +177,12 @@ class Inventory:
 
         async def certificates(request: Request) -> Answer:
             only(request.query, "pool", "host")
-            wanted = [known for known in self._all() if _is_wanted(known.host, request)]
-            return json_answer({"certificates": [known.as_dict() for known in wanted]})
+            wanted = [
+                known.as_dict()
+                for known in self._all()
+                if is_meant(request.query, known.host.pool, known.host.name)
+            ]
+            return json_answer({"certificates": wanted})
 
         return {"/v1/certificates": certificates}
 
@@ -244,10 +248,3 @@ def _samples(known: Known) -> Iterator[Sample]:
     if certificate.not_after is not None:
         name = "host_certificate_not_after_timestamp_seconds"
         yield Sample(name, labels, certificate.not_after)
-
-
-def _is_wanted(host: Host, request: Request) -> bool:
-    return (
-        request.query.get("pool", host.pool) == host.pool
-        and request.query.get("host", host.name) == host.name
-    )

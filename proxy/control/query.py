@@ -52,6 +52,11 @@ def only(query: Mapping[str, str], *names: str) -> None:
             raise QueryError(f"unknown parameter {name!r}; there are: {allowed}")
 
 
+def is_meant(query: Mapping[str, str], pool: str | None, host: str | None) -> bool:
+    """Whether `pool` and `host` of the query, as far as they are given, are these."""
+    return query.get("pool", pool) == pool and query.get("host", host) == host
+
+
 def limit(query: Mapping[str, str]) -> int:
     """How many rows are wanted."""
     text = query.get("limit", str(DEFAULT_LIMIT))

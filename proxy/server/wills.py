@@ -173,7 +173,7 @@ class WillKeeper:
             wish, took = known.at(now), host.takes
             if wish != host.wish:
                 host.wish = wish
-                log.info("host_wanted", extra=_fields(host))
+                log.info("host_wanted", extra=_fields(host, now))
                 self.on_wish(host, took)
             if host.live and wish.closes_by(now):
                 self._close(host)
@@ -255,7 +255,7 @@ class WillKeeper:
         self._in_use = {(host.pool, host.name) for host, pin in told if pin is not None}
 
 
-def _fields(host: Host) -> dict[str, object]:
+def _fields(host: Host, now: float) -> dict[str, object]:
     """What is wanted of a host, for the log."""
     wish = host.wish
     drains = wish.will is Will.DRAIN
@@ -265,7 +265,7 @@ def _fields(host: Host) -> dict[str, object]:
         "will": wish.will,
         "weight": host.weight,
         "pins": wish.pins if drains else None,
-        "deadline": wish.deadline if drains else None,
+        "deadline_s": round(wish.deadline - now) if drains and wish.deadline else None,
         "close": wish.close or None,
     }
 

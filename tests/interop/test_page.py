@@ -107,7 +107,7 @@ async def test_a_host_that_goes_down_is_seen_without_a_touch_and_can_be_looked_f
         first = page.locator("#hosts tbody tr").first
         await expect(first).to_contain_text("up")
         await expect(first).to_contain_text("CN=rdsh01, until 2", timeout=30_000)
-        await expect(first).to_contain_text("right", timeout=30_000)
+        await expect(first).to_contain_text("works", timeout=30_000)
         await farm.hosts["rdsh01"].kill()
         await expect(first).to_contain_text("down (refused)", timeout=30_000)
         await expect(page.locator("#events")).to_contain_text("host_down")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.console import WRONG, CommandError, load, number, say, table, time_text
+from proxy.console import WRONG, CommandError, load, number, say, table, time_text, why
 
 
 def test_a_table_has_a_dash_where_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +56,15 @@ def test_a_configuration_that_cannot_be_used_is_a_wrong_command(
     assert (told.value.code, told.value.prefix) == (WRONG, "")
     say("done")
     assert capsys.readouterr().out == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(2, "No such file or directory"), "No such file or directory"),
+        (TimeoutError("timed out"), "timed out"),
+        (ValueError("no HTTP"), "no HTTP"),
+    ],
+)
+def test_what_went_wrong_is_told_without_its_number(error: Exception, text: str) -> None:
+    assert why(error) == text

@@ -139,6 +139,8 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "short_lived": False,
     }
     assert hosts[0]["since_s"] is None, "health does not know it"
+    hosts = (await proxy.ask("/v1/hosts?pool=tools&host=tool02"))["hosts"]
+    assert [host["host"] for host in hosts] == ["tool02"]
 
 
 async def test_connections_are_shown_with_what_an_operator_asks_for(proxy: Proxy) -> None:
@@ -200,7 +202,7 @@ async def test_connections_are_filtered(proxy: Proxy, query: str, ids: list[int]
         ("/v1/pins?limit=many", "limit is a whole number, not 'many'"),
         ("/v1/pins?limit=-1", "limit is a whole number"),
         ("/v1/connections?clinet=x", "unknown parameter 'clinet'; there are: client, host"),
-        ("/v1/hosts?pool=x", "unknown parameter 'pool'; there are: none"),
+        ("/v1/hosts?name=x", "unknown parameter 'name'; there are: host, pool"),
     ],
 )
 async def test_a_parameter_that_means_nothing_is_told(proxy: Proxy, path: str, words: str) -> None:

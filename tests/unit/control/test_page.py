@@ -33,8 +33,12 @@ HOST = {
     "will": "ready",
     "in_force": "ready",
     "agent": None,
+    "deadline_s": None,
     "weight": 100,
+    "share": 100.0,
     "connections": 3,
+    "max_connections": None,
+    "waiting": 0,
     "certificate": None,
     "canary": None,
     "short_lived": False,
@@ -132,6 +136,8 @@ async def test_hosts_are_shown_with_what_is_wrong(house: House) -> None:
             "canary": Verdict(None, None, 0.0),
         },
     ]
+    places = {"share": 5.2, "max_connections": 4, "waiting": 2}
+    house.hosts.append(HOST | {"host": "rdsh05", "deadline_s": 7200.0} | places)
     said = {"up": False, "in_force": "maintenance", "agent": {"down": True}}
     house.hosts.append(HOST | {"host": "rdsh04"} | said)
     labels = {"pool": "desktops", "host": "rdsh02"}
@@ -140,7 +146,8 @@ async def test_hosts_are_shown_with_what_is_wrong(house: House) -> None:
     assert "rdsh01 10.0.0.21:3389 up 2.0 h ready 100 3 desktops" in text
     assert "rdsh02 10.0.0.21:3389 down (refused) 42 s drain 100 3 CN=farm, until 2027-01-15" in text
     assert "another host answers 2 suspected certificate mismatches nobody stays" in text
-    assert "rdsh03 10.0.0.21:3389 up ready 100 3 no subject, until ? right" in text
+    assert "ready, 2.0 h left 100, now 5 3 of 4, 2 waiting" in text
+    assert "rdsh03 10.0.0.21:3389 up ready 100 3 no subject, until ? works" in text
     assert "down (says its agent) 2.0 h maintenance, says its agent 100" in text
 
 

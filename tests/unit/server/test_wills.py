@@ -189,8 +189,11 @@ async def test_connections_are_closed_at_the_deadline_only_if_asked(
     a.t.clock.now += 200
     await a.keeper.tick()
     assert (a.closed, a.host.will) == ([], Will.DRAIN)
+    caplog.clear()
+    caplog.set_level("INFO")
     await a.wants(replace(DRAIN, deadline=1_000_300.0, close=True))
     assert a.closed == []
+    assert [record.__dict__["deadline_s"] for record in caplog.records] == [100]
     a.t.clock.now += 100
     await a.keeper.tick()
     assert a.closed == [(1, Cause.STOPPED), (2, Cause.STOPPED)]

@@ -1,0 +1,74 @@
+"""A host's row for people: plain where all is as configured, in words where it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.host_rows import host_row
+
+PLAIN: dict[str, Any] = {
+    "pool": "desktops",
+    "host": "rdsh01",
+    "address": "10.0.0.21:3389",
+    "configured": True,
+    "up": True,
+    "cause": None,
+    "will": "ready",
+    "will_since_s": None,
+    "pins": None,
+    "deadline_s": None,
+    "weight": 100,
+    "configured_weight": 100,
+    "share": 100.0,
+    "connections": 3,
+    "max_connections": None,
+    "waiting": 0,
+    "agent": None,
+    "short_lived": False,
+}
+AGENT = {"will": "ready", "down": False, "percent": 75, "max_connections": None, "detail": ""}
+
+
+def test_a_host_as_configured_has_plain_cells() -> None:
+    assert host_row(PLAIN) == {
+        "pool": "desktops",
+        "host": "rdsh01",
+        "address": "10.0.0.21:3389",
+        "configured": True,
+        "up": True,
+        "will": "ready",
+        "since": None,
+        "weight": 100,
+        "connections": 3,
+        "cause": None,
+        "agent": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "said", "shown"),
+    [
+        ("will", {"will": "drain", "pins": "keep"}, "drain"),
+        ("will", {"will": "drain", "pins": "live"}, "drain, pins: live"),
+        ("since", {"will_since_s": 61.0}, "1 min 1 s ago"),
+        ("since", {"will_since_s": 3600.0, "deadline_s": 7200.0}, "1 h ago, 2 h left"),
+        ("since", {"will_since_s": 3600.0, "deadline_s": -60.0}, "1 h ago, 1 min over"),
+        ("weight", {"weight": 30, "share": 30.0}, "30, not 100"),
+        ("weight", {"share": 5.2}, "100, now 5"),
+        ("weight", {"weight": 30, "share": 15.0}, "30, not 100, now 15"),
+        ("connections", {"max_connections": 40}, "3 of 40"),
+        ("connections", {"max_connections": 3, "waiting": 2}, "3 of 3, 2 clients waiting"),
+        ("cause", {"cause": "refused", "short_lived": True}, "refused"),
+        ("cause", {"short_lived": True}, "nobody stays"),
+        ("agent", {"agent": AGENT}, "ready 75%"),
+        (
+            "agent",
+            {"agent": AGENT | {"down": True, "max_connections": 40, "detail": "12 sessions"}},
+            "ready down 75% maxconn:40 12 sessions",
+        ),
+    ],
+)
+def test_what_is_not_as_configured_is_told(column: str, said: dict[str, Any], shown: str) -> None:
+    assert host_row(PLAIN | said)[column] == shown
