@@ -15,7 +15,8 @@ from proxy.control.exposition import Sample
 from proxy.control.lookup import Answer, NameLookupError, look_up
 from proxy.control.resolver import Resolver
 from proxy.routing.farm import Farm, dns_names
-from proxy.routing.pool import ADOPTED_MAX, Host, Routes, addresses_of
+from proxy.routing.pool import ADOPTED_MAX, Host, addresses_of
+from proxy.routing.routes import Routes
 from proxy.settings import Settings
 from proxy.sockets import is_own, leads_to
 

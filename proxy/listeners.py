@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.address import Address
 from proxy.parent_link import ParentLink
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.server.listener import Listener, Receiver
 from proxy.settings import ListenerSettings
 

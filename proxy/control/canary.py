@@ -33,7 +33,8 @@ from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.inventory import Inventory
 from proxy.control.probe import ProbeResult, probe_tls, visit_with_token
 from proxy.control.query import only
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.server.canaries import Passage
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import FailureCode, NegotiationFailure

@@ -16,7 +16,7 @@ from proxy.routing.decide import RULES, Question, named_addresses
 from proxy.routing.farm import Farm
 from proxy.routing.key import affinity_key, is_within
 from proxy.routing.model import Decision, Reason, TokenFate
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.settings import Balance, ListenerSettings, RouteBy, Settings
 from proxy.wire.incomplete import Incomplete
 from proxy.wire.tokens import encode_msts

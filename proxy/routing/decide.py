@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from proxy.address import Address
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
 from proxy.routing.policies import POLICIES
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.routing.will import Hold, Will
 from proxy.settings import Balance, UnknownHost
 from proxy.wire.tokens import RoutingToken

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from proxy.address import Address
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.settings import PoolSettings, Settings
 
 

@@ -24,7 +24,8 @@ from proxy.address import Address
 from proxy.errors import Cause, LimitError, ProxyError
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.decide import Question, decide
-from proxy.routing.pool import Host, Routes
+from proxy.routing.pool import Host
+from proxy.routing.routes import Routes
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
 from proxy.server.record import CANARY_RECORD, ConnectionRecord

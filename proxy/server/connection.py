@@ -19,7 +19,7 @@ from proxy.address import Address
 from proxy.errors import Cause, LimitError, ProxyError, Side
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.key import IPAddress, is_within
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.server.destination import dialled_host
 from proxy.server.gate import Gate
 from proxy.server.placement import Placer

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from proxy import sockets
 from proxy.address import Address
 from proxy.routing.key import is_within
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.settings import ListenerSettings, RouteBy
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from proxy import sockets
 from proxy.address import Address
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.settings import ListenerSettings
 
 log = logging.getLogger(__name__)

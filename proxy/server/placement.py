@@ -18,7 +18,8 @@ from proxy.errors import Cause, LimitError, ServerError, StoreError
 from proxy.routing.decide import Question, decide, named_addresses
 from proxy.routing.key import affinity_key
 from proxy.routing.model import BY_BROKER, Decision, Reason, RepinCause, TokenFate
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.routing.will import Hold, Will
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens

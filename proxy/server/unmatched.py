@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.wire.tokens import normal_alias
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from proxy.address import Address
 from proxy.affinity.store import PinKey
 from proxy.routing.key import NO_KEY, AffinityKey, IPAddress
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.routing.will import Hold
 from proxy.server.lines import Turn
 from proxy.server.record import ConnectionRecord

@@ -17,7 +17,8 @@ from proxy.control.canary import Canary, Door
 from proxy.control.http import Request
 from proxy.control.inventory import Inventory
 from proxy.lab.farm import Farm
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.server.canaries import Passage
 from proxy.settings import HealthSettings, HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.x224 import (

@@ -14,7 +14,7 @@ from proxy.control.certificates import Certificate
 from proxy.control.http import Answer, Readiness, Request
 from proxy.control.page import PageViews, page_routes
 from proxy.control.query import QueryError
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.settings import ListenerSettings
 from tests.unit.control.health_world import pool_of
 

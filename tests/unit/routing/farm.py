@@ -7,7 +7,8 @@ from typing import Any
 
 from proxy.address import Address
 from proxy.routing.farm import Farm
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.settings import (
     Balance,
     HostSettings,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from proxy.address import Address
 from proxy.routing.decide import RULES, Question, decide, named_addresses
 from proxy.routing.model import Decision, Reason, RepinCause, TokenFate
-from proxy.routing.pool import Pool, Routes
+from proxy.routing.pool import Pool
+from proxy.routing.routes import Routes
 from proxy.routing.will import Hold, Pins, Will, Wish
 from proxy.settings import Balance, TokenPolicy, UnknownHost
 from proxy.wire.tokens import read_token

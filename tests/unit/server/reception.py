@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 from proxy.address import Address
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.settings import ListenerSettings
 from tests.patience import PATIENCE_S
 

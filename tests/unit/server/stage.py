@@ -15,7 +15,8 @@ from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey
 from proxy.errors import Cause
-from proxy.routing.pool import Pool, Routes
+from proxy.routing.pool import Pool
+from proxy.routing.routes import Routes
 from proxy.routing.signs import Sign
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens

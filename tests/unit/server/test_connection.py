@@ -15,7 +15,7 @@ from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.errors import Cause, LimitError, Side
 from proxy.routing.model import Reason
-from proxy.routing.pool import Routes
+from proxy.routing.routes import Routes
 from proxy.server.connection import Reception
 from proxy.server.gate import Gate
 from proxy.server.record import Ending, Phase

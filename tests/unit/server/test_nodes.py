@@ -20,7 +20,8 @@ from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey
 from proxy.errors import Cause, ServerError, StoreError
 from proxy.routing.policies import rendezvous
-from proxy.routing.pool import Host, Pool, Routes
+from proxy.routing.pool import Host, Pool
+from proxy.routing.routes import Routes
 from proxy.routing.will import Will, Wish
 from proxy.server.gate import Gate
 from proxy.server.learned import LearnedTokens
