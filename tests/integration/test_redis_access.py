@@ -18,6 +18,8 @@ from proxy.errors import StoreError
 from tests.integration.redis_nodes import key
 from tests.servers.redis import RedisServer, start_cluster, start_sentinels
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 PERMISSIONS = "+evalsha +eval +hmget +hset +pexpire +persist +set +del +unlink +scan +dbsize +time"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import AsyncIterator, Iterator
 
@@ -25,7 +26,17 @@ globals().update(
 )
 
 
-@pytest.fixture(scope="module", params=[start_sentinels, start_cluster])
+CALM_MS = 60_000  # no fail-over because the machine is busy
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        functools.partial(start_sentinels, down_after_ms=CALM_MS),
+        functools.partial(start_cluster, timeout_ms=CALM_MS),
+    ],
+    ids=["sentinels", "cluster"],
+)
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     farm, url = request.param(tmp_path_factory.mktemp("redis"))
     yield url

@@ -11,31 +11,53 @@ import pytest
 
 from proxy.affinity.redis import name_of
 from proxy.affinity.store import StoreEvent, Touch
-from tests.integration.redis_nodes import Logins, Node, insist, key, log_in, node, until
-from tests.patience import PATIENCE_S
+from tests.integration.redis_nodes import (
+    HELD_MAX,
+    Logins,
+    Node,
+    insist,
+    key,
+    log_in,
+    node,
+    until,
+    until_settled,
+)
 from tests.servers.redis import (
     RedisFarm,
     RedisServer,
     start_cluster,
     start_sentinels,
+    wait_for,
 )
 
-BOUND_S = 2.0
 CLIENTS = 200
 
 
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[tuple[RedisFarm, str]]:
-    farm, url = start_sentinels(tmp_path)
+    farm, url = start_sentinels(tmp_path, down_after_ms=2500)
     yield farm, url
     farm.close()
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[RedisFarm, str]]:
-    farm, url = start_cluster(tmp_path, replicas=1)
+    farm, url = start_cluster(tmp_path, replicas=1, timeout_ms=2500)
     yield farm, url
     farm.close()
+
+
+@pytest.fixture
+def calm_cluster(tmp_path: Path) -> Iterator[tuple[RedisFarm, str]]:
+    """One that does not fail over because the machine is busy."""
+    farm, url = start_cluster(tmp_path, replicas=1, timeout_ms=10_000)
+    yield farm, url
+    farm.close()
+
+
+def primaries_of(farm: RedisFarm) -> list[RedisServer]:
+    """Those that are primaries now: on a busy machine the first ones may have been replaced."""
+    return [one for one in farm.servers if "role:master" in one.cli("info", "replication")]
 
 
 async def claimed(one: Node, number: int, host: str) -> str:
@@ -53,8 +75,7 @@ async def touched(one: Node) -> list[str]:
 async def pin_everybody(one: Node) -> None:
     for number in range(CLIENTS):
         await claimed(one, number, f"host{number % 7}")
-    await until(lambda: one.store.is_up)
-    one.events.clear()
+    await until_settled(one)
 
 
 async def log_in_until_it_is_back(one: Node) -> Logins:
@@ -69,21 +90,26 @@ def strayed(logins: Logins) -> list[int]:
     return [number for number, host in logins.hosts.items() if host != f"host{number % 7}"]
 
 
+def primary_first(farm: RedisFarm) -> list[RedisServer]:
+    """The two servers behind the Sentinels."""
+    return sorted(farm.servers[:2], key=lambda one: one not in primaries_of(farm))
+
+
 async def test_sentinels_name_a_new_primary_and_nobody_strays(
     sentinels: tuple[RedisFarm, str],
 ) -> None:
     farm, url = sentinels
     async with node(url) as one:
         await pin_everybody(one)
-        farm.servers[0].kill()
-        async with asyncio.timeout(PATIENCE_S):
-            logins = await log_in_until_it_is_back(one)
-        assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
+        primary, successor = primary_first(farm)
+        primary.kill()
+        logins = await log_in_until_it_is_back(one)
+        assert one.told[:2] == [StoreEvent.AWAY, StoreEvent.BACK]
         assert strayed(logins) == []
         assert logins.failures > 0
-        assert logins.longest_s < BOUND_S
+        assert logins.longest < HELD_MAX
         assert await touched(one) == [f"host{n % 7}" for n in range(CLIENTS)]
-        assert int(farm.servers[1].cli("dbsize")) >= CLIENTS
+        assert int(successor.cli("dbsize")) >= CLIENTS
 
 
 async def test_a_primary_that_froze_and_was_replaced_is_left_alone_when_it_wakes(
@@ -92,14 +118,14 @@ async def test_a_primary_that_froze_and_was_replaced_is_left_alone_when_it_wakes
     farm, url = sentinels
     async with node(url) as one:
         await pin_everybody(one)
-        farm.servers[0].freeze()
-        async with asyncio.timeout(PATIENCE_S):
-            logins = await log_in_until_it_is_back(one)
-        farm.servers[0].thaw()
+        primary, successor = primary_first(farm)
+        primary.freeze()
+        logins = await log_in_until_it_is_back(one)
+        primary.thaw()
         assert strayed(logins) == []
-        assert logins.longest_s < BOUND_S
+        assert logins.longest < HELD_MAX
         await claimed(one, 9999, "a")
-        assert farm.servers[1].cli("exists", name_of(key(9999)).decode()) == "1"
+        assert successor.cli("exists", name_of(key(9999)).decode()) == "1"
 
 
 async def test_a_sentinel_that_is_gone_is_not_missed(sentinels: tuple[RedisFarm, str]) -> None:
@@ -113,9 +139,9 @@ async def test_a_sentinel_that_is_gone_is_not_missed(sentinels: tuple[RedisFarm,
 
 @pytest.mark.usefixtures("patience")
 async def test_a_cluster_holds_pins_on_all_of_its_primaries(
-    cluster: tuple[RedisFarm, str],
+    calm_cluster: tuple[RedisFarm, str],
 ) -> None:
-    farm, url = cluster
+    farm, url = calm_cluster
     async with node(url) as one, node(url) as two:
         for number in range(60):
             pins = await asyncio.gather(
@@ -127,7 +153,7 @@ async def test_a_cluster_holds_pins_on_all_of_its_primaries(
         assert set(await one.store.touch("one", touches)) == {"a"}
         assert {k async for k, _pin in two.store.scan()} == {key(n) for n in range(2000)}
         assert await one.store.size() == 2000
-        primaries = [s for s in farm.servers if "role:master" in s.cli("info", "replication")]
+        primaries = primaries_of(farm)
         assert all(int(server.cli("dbsize")) > 300 for server in primaries)
         assert await one.store.clear(key(1))
 
@@ -152,26 +178,26 @@ async def test_a_cluster_that_loses_a_primary_serves_the_other_slots_and_heals(
     farm, url = cluster
     async with node(url) as one:
         await pin_everybody(one)
-        lost = next(s for s in farm.servers if "role:master" in s.cli("info", "replication"))
+        wait_for(lambda: sum(int(s.cli("dbsize")) for s in farm.servers) == 2 * CLIENTS)
+        lost, *_ = primaries_of(farm)
         getattr(lost, how)()
-        async with asyncio.timeout(PATIENCE_S):
-            logins = await log_in_until_it_is_back(one)
+        logins = await log_in_until_it_is_back(one)
         assert strayed(logins) == []
         assert logins.failures > 0
-        assert logins.longest_s < BOUND_S
-        assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
+        assert logins.longest < HELD_MAX
+        assert one.told[:2] == [StoreEvent.AWAY, StoreEvent.BACK]
         for number in range(CLIENTS):
             assert await claimed(one, number, "z") != "z"
 
 
 @pytest.mark.usefixtures("patience")
-async def test_slots_that_move_are_followed(cluster: tuple[RedisFarm, str]) -> None:
-    farm, url = cluster
+async def test_slots_that_move_are_followed(calm_cluster: tuple[RedisFarm, str]) -> None:
+    farm, url = calm_cluster
     async with node(url) as one:
         await pin_everybody(one)
         name = name_of(key(1)).decode()
         slot = farm.servers[0].cli("cluster", "keyslot", name)
-        primaries = [s for s in farm.servers if "role:master" in s.cli("info", "replication")]
+        primaries = primaries_of(farm)
         (source,) = [s for s in primaries if s.cli("cluster", "countkeysinslot", slot) != "0"]
         target = next(server for server in primaries if server is not source)
         ids = {s.port: s.cli("cluster", "myid") for s in (source, target)}

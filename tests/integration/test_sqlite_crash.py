@@ -10,16 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import pytest
+
+from proxy.affinity import sqlite
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey, Touch
 from tests.patience import PATIENCE_S
 
 CLAIMS = """
 import asyncio, sys
+from proxy.affinity import sqlite
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey
 
 async def main(path, me):
+    sqlite.BUSY_LIMIT_S = 60.0
     store = await SqliteStore.open(path, max_pins=10_000, now=lambda: 1.8e9)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -150,8 +155,9 @@ def test_processes_that_claim_at_once_agree_on_every_pin(tmp_path: Path) -> None
 
 
 async def test_a_writer_killed_within_its_transaction_leaves_no_lock_and_no_half(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_LIMIT_S", PATIENCE_S)
     path = tmp_path / "affinity.db"
     store = await opened(path)
     key = PinKey("desktops", "source:203.0.113.7")

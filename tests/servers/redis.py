@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
 from tests.servers.network import Machine, Network
 from tests.servers.ports import free_port
 
-DEADLINE_S = 15.0
 _OPEN = ("--protected-mode", "no")  # others than loopback may come: other machines of the test
 
 # Debian has Valkey from version 13 on; where it is installed it is tested too.
@@ -88,8 +88,8 @@ class RedisServer:
         return self
 
     def wait_until_it_listens(self) -> None:
-        """For up to 15 seconds."""
-        deadline = time.monotonic() + DEADLINE_S
+        """Or fail with the end of its log."""
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             assert self._process is not None
             if self._process.poll() is not None:
@@ -110,14 +110,16 @@ class RedisServer:
             str(self.port),
             *words,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10.0, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
         return done.stdout.strip()
 
     def kill(self) -> None:
         """SIGKILL: everything in it is lost."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(timeout=DEADLINE_S)
+            self._process.wait(timeout=PATIENCE_S)
             self._process = None
 
     def freeze(self) -> None:
@@ -213,8 +215,8 @@ def _machines(network: Network | None) -> Iterator[Machine | None]:
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
-    """Until it does, for up to 15 seconds."""
-    deadline = time.monotonic() + DEADLINE_S
+    """Until it does."""
+    deadline = time.monotonic() + PATIENCE_S
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError("the servers do not come together")
