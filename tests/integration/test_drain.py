@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from proxy.lab.farm import Farm
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import encode_connection_request
@@ -179,6 +181,7 @@ async def test_the_will_outlives_a_crash_and_counts_before_the_first_client(
         assert await host_of(node, "127.64.0.1") == first
 
 
+@pytest.mark.usefixtures("patient_nodes")
 async def test_what_is_said_at_one_node_is_in_force_at_the_other(
     tmp_path: Path, server: RedisServer
 ) -> None:
@@ -220,6 +223,7 @@ async def test_what_is_said_at_one_node_is_in_force_at_the_other(
         assert waiting.returncode == 0
 
 
+@pytest.mark.usefixtures("patient_nodes")
 async def test_a_node_that_starts_while_the_table_is_away_goes_by_what_it_knew(
     tmp_path: Path, server: RedisServer
 ) -> None:

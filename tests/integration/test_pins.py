@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from proxy.lab.farm import Farm
 from proxy.lab.login import Failure
 from tests.integration.running import RunningProxy, running, two_nodes
@@ -161,6 +163,7 @@ async def test_show_and_clear_tell_who_is_connected(tmp_path: Path) -> None:
             assert await session.echo(b"nothing that lives moves") == b"nothing that lives moves"
 
 
+@pytest.mark.usefixtures("patient_nodes")
 async def test_what_is_set_at_one_node_holds_at_the_other(
     tmp_path: Path, server: RedisServer
 ) -> None:
