@@ -111,6 +111,11 @@ async def test_a_token_route_that_leads_to_another_host_is_told_with_the_host(
                 assert (event["pool"], event["host"]) == (POOL, "rdsh02[127.0.0.1]")
                 assert event["token_address"] == f"127.0.0.1:{port}"
                 assert event["detail"] == f"the token leads to {POOL}/rdsh01"
+
+                async def both_are_tried() -> bool:
+                    return (await proxy.get("/metrics"))[1].count("rdp_proxy_canary_up{") == 2
+
+                await proxy.until(both_are_tried)
                 assert await proxy.metric("canary_up", host="rdsh01") == 1
                 assert await proxy.metric("canary_up", host="rdsh02[127.0.0.1]") == 0
                 code, rows = await asked(proxy)

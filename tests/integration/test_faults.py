@@ -10,8 +10,6 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import pytest
-
 from proxy.lab.client import Session
 from proxy.lab.farm import Farm
 from proxy.lab.login import LoginResult
@@ -93,28 +91,45 @@ async def test_with_one_host_silent_no_login_fails(tmp_path: Path) -> None:
             assert result.host != silent.name
 
 
-async def test_clients_are_held_while_all_hosts_are_down_then_closed_then_served_again(
-    tmp_path: Path,
-) -> None:
+async def all_down(farm: Farm, proxy: RunningProxy) -> None:
+    """Kill all hosts, and wait until health knows."""
+    for host in farm.hosts.values():
+        await host.kill()
+
+    async def known() -> bool:
+        return await proxy.metric("host_up") == 0
+
+    await proxy.until(known)
+
+
+async def test_clients_are_held_while_all_hosts_are_down_and_then_closed(tmp_path: Path) -> None:
     async with (
         Farm.start(hosts=3, redirect="none") as farm,
         running(farm, tmp_path, timeouts={"no_host": "2s"}) as proxy,
     ):
-        for host in farm.hosts.values():
-            await host.kill()
+        await all_down(farm, proxy)
         began = time.monotonic()
         result = await log_in(farm, proxy, 1)
         assert not result.ok
         assert time.monotonic() - began >= 2
         assert await proxy.metric("connections_ended_total", cause="no_host") >= 1
 
-        async def all_down() -> bool:
-            return await proxy.metric("host_up") == 0
 
-        await proxy.until(all_down)
+async def test_a_client_that_is_held_is_served_by_the_first_host_that_comes(
+    tmp_path: Path,
+) -> None:
+    async with (
+        Farm.start(hosts=3, redirect="none") as farm,
+        running(farm, tmp_path, timeouts={"no_host": "600s"}) as proxy,
+    ):
+        await all_down(farm, proxy)
         async with asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(log_in(farm, proxy, 2))
-            await asyncio.sleep(0.2)
+
+            async def waits() -> bool:
+                return await proxy.metric("held_clients") == 1
+
+            await proxy.until(waits)
             await next(iter(farm.hosts.values())).start()
         assert waiting.result().ok, waiting.result().words()
 
@@ -181,19 +196,39 @@ async def test_pins_outlive_the_whole_process_group(tmp_path: Path) -> None:
         assert await proxy.metric("connections_placed_total", reason="pin") == 40
 
 
-async def test_stopping_lets_connections_finish_and_accounts_for_the_rest(tmp_path: Path) -> None:
+async def test_stopping_refuses_clients_and_lets_connections_finish(tmp_path: Path) -> None:
+    async with (
+        Farm.start(hosts=2, redirect="none") as farm,
+        running(farm, tmp_path, timeouts={"stop": "600s"}) as proxy,
+    ):
+        async with AsyncExitStack() as stack:
+            _, session = await hold(stack, farm, proxy, 1)
+            stopping = asyncio.get_running_loop().create_task(proxy.stop())
+            await proxy.until(lambda: refuses(proxy))
+            assert await session.echo(b"alive") == b"alive"
+            assert not stopping.done()
+        assert await stopping == 0
+        ended = [line["ending"] for line in proxy.events("connection_ended")]
+        assert "relay/local/stopped" not in ended
+
+
+async def refuses(proxy: RunningProxy) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(*proxy.address)
+    except OSError:
+        return True
+    writer.close()
+    return False
+
+
+async def test_stopping_accounts_for_connections_that_do_not_finish(tmp_path: Path) -> None:
     async with (
         Farm.start(hosts=2, redirect="none") as farm,
         running(farm, tmp_path, timeouts={"stop": "1s"}) as proxy,
         AsyncExitStack() as stack,
     ):
         _, session = await hold(stack, farm, proxy, 1)
-        stopping = asyncio.get_running_loop().create_task(proxy.stop())
-        await asyncio.sleep(0.3)
-        assert await session.echo(b"alive") == b"alive"
-        with pytest.raises(OSError):
-            await asyncio.open_connection(*proxy.address)
-        assert await stopping == 0
+        assert await proxy.stop() == 0
         await session.closed()
         (line,) = [line for line in proxy.events("connection_ended") if line["cause"] == "stopped"]
         assert line["ending"] == "relay/local/stopped"

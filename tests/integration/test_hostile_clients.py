@@ -18,17 +18,17 @@ from tests.integration.running import RunningProxy, running
 from tests.patience import PATIENCE_S
 from tests.streams import listening
 
-REQUEST_TIMEOUT = {"timeouts": {"connection_request": "2s"}}
-
 CR = encode_connection_request(line=b"Cookie: mstshash=eve", requested_protocols=3)
 HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(190)
 
-MALFORMED: dict[str, tuple[bytes, str]] = {
+UNFINISHED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "timeout"),
     "one_byte": (b"\x03", "timeout"),
     "one_wrong_byte": (b"X", "timeout"),
     "half_a_request": (CR[:20], "timeout"),
     "all_but_a_byte": (CR[:-1], "timeout"),
+}
+MALFORMED: dict[str, tuple[bytes, str]] = {
     "http": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "not_tpkt"),
     "tls_hello": (HELLO, "not_tpkt"),
     "ssh": (b"SSH-2.0-OpenSSH_9.6\r\n", "not_tpkt"),
@@ -71,23 +71,26 @@ async def farm() -> AsyncIterator[Farm]:
         yield started
 
 
+@pytest.mark.parametrize(
+    ("messages", "within"), [(UNFINISHED, "1s"), (MALFORMED, "600s")], ids=["unfinished", "whole"]
+)
 async def test_no_malformed_message_reaches_a_host_and_each_is_counted_by_its_cause(
-    tmp_path: Path, farm: Farm
+    tmp_path: Path, farm: Farm, messages: dict[str, tuple[bytes, str]], within: str
 ) -> None:
     calm = {"pool": {"health": {"check": "tcp", "interval": "1h"}}}
-    async with running(farm, tmp_path, **REQUEST_TIMEOUT, **calm) as proxy:
+    async with running(farm, tmp_path, timeouts={"connection_request": within}, **calm) as proxy:
         async with asyncio.TaskGroup() as tasks:
             closing = {
                 name: tasks.create_task(until_closed(proxy.address, sent))
-                for name, (sent, _) in MALFORMED.items()
+                for name, (sent, _) in messages.items()
             }
         assert {name: task.result() for name, task in closing.items()} == dict.fromkeys(
-            MALFORMED, b""
+            messages, b""
         )
-        ended = await proxy.until_ended_by_metric(len(MALFORMED))
-        assert ended == len(MALFORMED)
-        for cause in {cause for _, cause in MALFORMED.values()}:
-            wanted = sum(other == cause for _, other in MALFORMED.values())
+        ended = await proxy.until_ended_by_metric(len(messages))
+        assert ended == len(messages)
+        for cause in {cause for _, cause in messages.values()}:
+            wanted = sum(other == cause for _, other in messages.values())
             full = {
                 "indicator": "length_indicator",
                 "request": "not_connection_request",
@@ -134,11 +137,11 @@ async def drip(proxy: RunningProxy, number: int) -> bool:
     reader, writer = await asyncio.open_connection(*proxy.address)
     try:
         async with asyncio.timeout(PATIENCE_S):
-            for byte in CR if number % 2 else b"":
+            for byte in CR[:-1] if number % 2 else b"":
                 if reader.at_eof() or writer.is_closing():
                     break
                 writer.write(bytes([byte]))
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.25)
             return await reader.read() == b""
     except ConnectionError:
         return True
@@ -149,7 +152,7 @@ async def drip(proxy: RunningProxy, number: int) -> bool:
 async def test_idle_and_dripping_connections_do_not_hold_up_logins_and_are_ended(
     tmp_path: Path, farm: Farm
 ) -> None:
-    async with running(farm, tmp_path, **REQUEST_TIMEOUT) as proxy:
+    async with running(farm, tmp_path, timeouts={"connection_request": "10s"}) as proxy:
         async with asyncio.TaskGroup() as tasks:
             dripping = [tasks.create_task(drip(proxy, number)) for number in range(200)]
             await asyncio.sleep(0.2)

@@ -22,5 +22,5 @@ def test_no_login_fails_unexplained_while_the_shared_table_fails_over(
     what = ("--table", table, "--fault", fault, "--balance", balance)
     size = ("--rate", "15", "--away", "4", "--around", "2")
     command = [sys.executable, "-m", "tests.integration.three_nodes", *what, *size]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150.0, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300.0, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -96,8 +96,11 @@ async def test_an_upgrade_under_load_cuts_refuses_and_fails_nobody(
             now = set(proxy.children("proxy.relay.process"))
             assert now > set(relays), "the old ones carry on, two new ones take what comes"
             assert len(now) == 4
-            await asyncio.sleep(1)
-            assert len(load.logins) > before + 20
+
+            async def many_came() -> bool:
+                return len(load.logins) > before + 20
+
+            await proxy.until(many_came)
         assert proxy.child.returncode is None
         await proxy.until_ended_by_metric(HELD)
 
@@ -187,7 +190,7 @@ async def test_a_client_in_the_hands_of_the_old_front_is_brought_to_its_host(
     request = encode_connection_request(line=b"Cookie: mstshash=slow", requested_protocols=1)
     async with (
         Farm.start(hosts=2, redirect="none") as farm,
-        running(farm, tmp_path) as proxy,
+        running(farm, tmp_path, timeouts={"connection_request": "600s"}) as proxy,
     ):
         reader, writer = await asyncio.open_connection(*proxy.address)
         writer.write(request[:5])
