@@ -14,6 +14,7 @@ from proxy.affinity import redis
 from proxy.affinity.redis import RedisStore, key_of, name_of
 from proxy.affinity.store import Pin, PinKey, StoreEvent, Touch, ignore_event
 from proxy.errors import StoreError
+from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 from tests.servers.redis import RedisServer
 
@@ -116,7 +117,7 @@ async def test_a_part_that_is_to_end_ends_though_the_library_forgets_it(
     running = asyncio.create_task(part(RedisStore(client, None, ignore_event)))
     await client.called.wait()
     running.cancel()
-    await asyncio.wait([running], timeout=5)
+    await asyncio.wait([running], timeout=PATIENCE_S)
     assert running.cancelled()
 
 

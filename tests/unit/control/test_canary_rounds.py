@@ -12,6 +12,7 @@ from proxy import sockets
 from proxy.address import Address
 from proxy.routing.pool import Host
 from proxy.routing.will import Will, Wish
+from tests.patience import PATIENCE_S
 from tests.unit.control.canary_house import house
 
 
@@ -93,11 +94,11 @@ async def test_another_interval_counts_at_once(
     async with house(caplog, "127.78.31.", hosts=3) as here:
         here.canary.interval_s = 86400.0
         round_ = asyncio.create_task(here.canary.round())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not here.samples():  # noqa: ASYNC110 (no event)
                 await asyncio.sleep(0.01)
         here.canary.interval_s = 0.01
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await round_
         assert len(here.samples()) == 3
 
@@ -159,7 +160,7 @@ async def test_without_an_interval_nothing_is_tried(
 async def test_rounds_go_on_until_cancelled(caplog: pytest.LogCaptureFixture) -> None:
     async with house(caplog, "127.78.28.", hosts=1) as here:
         running = asyncio.create_task(here.canary.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while len(here.tried) < 3:  # noqa: ASYNC110 (no event)
                 await asyncio.sleep(0.01)
         running.cancel()

@@ -151,11 +151,14 @@ async def test_a_lookup_that_swallows_its_cancellation_holds_nobody_up() -> None
         return Answer(("10.0.0.1",), 300)
 
     world.resolver = Resolver(lambda name, found: None, look_up)
-    async with asyncio.timeout(10), running(world, ["farm"]):
+    async with asyncio.timeout(PATIENCE_S), running(world, ["farm"]):
         await begun.wait()
 
 
-async def test_a_lookup_that_takes_a_moment_only_is_not_broken_off() -> None:
+async def test_a_lookup_that_takes_a_moment_only_is_not_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolver, "_MOMENT_S", PATIENCE_S)
     begun = asyncio.Event()
     ended = list[bool]()
 

@@ -104,7 +104,7 @@ async def test_a_client_that_leaves_is_no_fault() -> None:
 
 
 async def test_a_session_of_limited_time_is_ended_by_its_host() -> None:
-    async with Farm.start(hosts=1, session_s=0.05) as farm:
+    async with Farm.start(hosts=1, session_s=1.0) as farm:
         client = farm.client(farm.hosts["rdsh01"].address, "alice")
         async with client.session() as (_, session):
             assert session is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -49,13 +50,20 @@ class Stepper(Pump):
     def settle(self) -> None:
         """Until nothing happens any more; fails if epoll tells the same thing again and again."""
         for _ in range(1000):
-            if not self._epoll.poll(0.03):
+            if not self._epoll.poll(0.1):
                 return
             self.step()
         pytest.fail("the loop is busy with nothing")
 
     def is_empty(self) -> bool:
         return not (any(self._legs) or self._lingering or self.connections or self._doomed)
+
+
+def until_readable(*fds: int) -> None:
+    """Wait until there is something to read from each at one time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(select.select(fds, [], [], 0.01)[0]) < len(fds):
+        assert time.monotonic() < deadline, "it does not arrive"
 
 
 def carry(

@@ -12,6 +12,7 @@ from proxy.errors import Cause, LimitError, Side
 from proxy.relay import contract
 from proxy.relay.contract import RelayEnding, Row
 from proxy.relay.hand_off import RelayPool
+from tests.patience import PATIENCE_S
 from tests.unit.relay.harness import Recorder, tcp_pair, until
 
 CLOSED = RelayEnding(Side.CLIENT, Cause.CLOSED, 7, 8)
@@ -82,7 +83,7 @@ async def give(pool: RelayPool, conn_id: int, half_close_s: float = 30.0) -> int
 
 async def test_a_hand_off_carries_both_sockets_and_closes_the_local_ones(pool: RelayPool) -> None:
     relay = Relay(pool, 3)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     far, client = tcp_pair()
     other_far, server = tcp_pair()
     index = await pool.hand_off(
@@ -109,7 +110,7 @@ async def test_a_relay_is_used_after_it_told_its_rows(pool: RelayPool, seen: Rec
     for message in contract.encode_rows([Row(5, 1, 2, b"rec"), Row(6, 7, 8, b"rec", CLOSED)]):
         relay.say(message)
     relay.say(contract.encode_end())
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     assert seen.ready == [0]
     assert seen.rows == {5: Row(5, 1, 2, b"rec"), 6: Row(6, 7, 8, b"rec", CLOSED)}
     assert pool.connections == {0: 1}
@@ -127,7 +128,7 @@ async def test_the_relay_with_the_fewest_connections_takes_the_next(
     pool: RelayPool, seen: Recorder
 ) -> None:
     first, second = Relay(pool, 0), Relay(pool, 1)
-    await pool.ready(2, 5)
+    await pool.ready(2, PATIENCE_S)
     assert sorted([await give(pool, 1), await give(pool, 2)]) == [0, 1]
     busy = await give(pool, 3)
     ending = next(iter(contract.encode_ended([(3, CLOSED)])))
@@ -140,7 +141,7 @@ async def test_an_ending_is_acknowledged_after_it_was_accounted_for(
     pool: RelayPool, seen: Recorder
 ) -> None:
     relay = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     await give(pool, 1)
     relay.heard()
     for message in contract.encode_progress([(1, 5, 6)]):
@@ -155,20 +156,21 @@ async def test_an_ending_is_acknowledged_after_it_was_accounted_for(
 
 async def test_a_full_queue_leads_to_another_relay_and_then_to_a_limit(pool: RelayPool) -> None:
     relay = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     relay.stuff(pool)
     with pytest.raises(LimitError, match="no relay"):
         await give(pool, 1)
     other = Relay(pool, 1)
-    await pool.ready(2, 5)
+    await pool.ready(2, PATIENCE_S)
     assert await give(pool, 2) == 1
     assert len(other.heard()) == 1
 
 
 async def test_a_hand_off_waits_until_a_full_queue_has_room(pool: RelayPool) -> None:
     relay = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     relay.stuff(pool)
+    pool._timeout_s = PATIENCE_S
     giving = asyncio.ensure_future(give(pool, 1))
     await asyncio.sleep(0.02)
     assert not giving.done()
@@ -178,7 +180,7 @@ async def test_a_hand_off_waits_until_a_full_queue_has_room(pool: RelayPool) -> 
 
 async def test_words_for_a_busy_relay_wait_in_order(pool: RelayPool) -> None:
     relay = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     await give(pool, 1)
     await give(pool, 2)
     relay.stuff(pool)
@@ -200,7 +202,7 @@ async def test_a_relay_that_dies_loses_its_connections_after_its_last_words(
     pool: RelayPool, seen: Recorder
 ) -> None:
     relay = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     for conn_id in (1, 2, 3):
         await give(pool, conn_id)
     for message in contract.encode_ended([(2, CLOSED)]):
@@ -216,7 +218,7 @@ async def test_a_relay_that_dies_in_the_moment_of_a_hand_off_is_passed_over(
     pool: RelayPool, seen: Recorder
 ) -> None:
     dying, other = Relay(pool, 0), Relay(pool, 1)
-    await pool.ready(2, 5)
+    await pool.ready(2, PATIENCE_S)
     dying.sock.close()
     assert await give(pool, 1) == 1
     assert len(other.heard()) == 1
@@ -226,7 +228,7 @@ async def test_a_relay_that_dies_in_the_moment_of_a_hand_off_is_passed_over(
 
 async def test_a_retired_relay_gets_nothing_new(pool: RelayPool) -> None:
     retired = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     pool.retire(0)
     assert retired.heard() == [contract.Retire()]
     with pytest.raises(LimitError):
@@ -238,7 +240,7 @@ async def test_what_a_relay_says_wrongly_is_logged_and_passed_over(
 ) -> None:
     relay = Relay(pool, 0)
     relay.say(b"\x09nonsense")
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     await give(pool, 1)
     for message in contract.encode_ended([(1, CLOSED)]):
         relay.say(message)
@@ -248,7 +250,7 @@ async def test_what_a_relay_says_wrongly_is_logged_and_passed_over(
 
 async def test_a_half_close_time_out_below_a_millisecond_is_still_one(pool: RelayPool) -> None:
     relay = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     await give(pool, 1, half_close_s=0.0001)
     (hand_off,) = relay.heard()
     assert isinstance(hand_off, contract.HandOff)
@@ -257,7 +259,7 @@ async def test_a_half_close_time_out_below_a_millisecond_is_still_one(pool: Rela
 
 async def test_after_stop_relays_see_that_the_front_is_gone(pool: RelayPool) -> None:
     relay = Relay(pool, 0)
-    await pool.ready(1, 5)
+    await pool.ready(1, PATIENCE_S)
     pool.stop()
     with pytest.raises(EOFError):
         relay.heard()
@@ -275,7 +277,7 @@ class TestUpgrade:
         relay.say(contract.encode_end())
         for message in contract.encode_ended([(2, CLOSED)]):
             relay.say(message)
-        await pool.ready(1, 5)
+        await pool.ready(1, PATIENCE_S)
         await asyncio.sleep(0.05)
         assert list(seen.rows) == [2], "it lives, so it counts"
         assert seen.endings == {}
@@ -294,7 +296,7 @@ class TestUpgrade:
         ready: list[int] = []
         pool = RelayPool(seen, asyncio.get_running_loop(), on_ready=ready.append)
         old = Relay(pool, 0)
-        await pool.ready(1, 5)
+        await pool.ready(1, PATIENCE_S)
         assert await give(pool, 1) == 0
         new = Relay(pool, 0, ready=False)
         assert await give(pool, 2) == 0
@@ -339,7 +341,7 @@ class TestUpgrade:
     ) -> None:
         """The newer front has died; endings that this one accounted for are no news."""
         relay = Relay(pool, 0)
-        await pool.ready(1, 5)
+        await pool.ready(1, PATIENCE_S)
         for conn_id in (1, 2, 3):
             await give(pool, conn_id)
         for message in contract.encode_ended([(1, CLOSED)]):
@@ -364,7 +366,7 @@ class TestUpgrade:
         relay = Relay(pool, 0, ready=False)
         relay.say(bytes([theirs]) + contract.encode_hello(1)[1:])
         relay.say(contract.encode_end(1))
-        await pool.ready(1, 5)
+        await pool.ready(1, PATIENCE_S)
         await give(pool, 1)
         pool.close(1, Cause.STOPPED)
         for message in contract.encode_ended([(1, CLOSED)], spoken):

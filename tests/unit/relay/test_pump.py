@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import time
 
 import pytest
 
@@ -18,7 +17,7 @@ from tests.unit.relay.harness import (
     read_to_end,
     tcp_pair,
 )
-from tests.unit.relay.stepper import Stepper, carry, drain, fill
+from tests.unit.relay.stepper import Stepper, carry, drain, fill, until_readable
 
 
 def test_an_idle_connection_owns_no_buffer_and_the_loop_sleeps(pump: Stepper) -> None:
@@ -82,7 +81,7 @@ def test_a_number_that_is_used_again_gets_no_events_of_the_old_socket(pump: Step
     bell.send(b"!")
     client.sendall(b"stale")
     server.sendall(b"stale")
-    time.sleep(0.05)
+    until_readable(door.fileno(), connection.client.fd, connection.server.fd)
     pump.step()
     assert opened
     assert opened[0] not in old

@@ -33,6 +33,7 @@ from proxy.wire.x224 import (
     encode_connection_request,
     parse_connection_request,
 )
+from tests.patience import PATIENCE_S
 
 ALICE = PinKey("desktops", "source:203.0.113.7")
 CONFIRM = encode_connection_confirm(NegotiationResponse(1, 2))
@@ -154,7 +155,9 @@ class Stage:
         self.routes = Routes(listener, {"desktops": self.pool})
         self.observed = Observed()
         self.store = store
-        self.timeouts = TimeoutSettings(connect_s=1.0, answer_s=0.2, no_host_s=0.5)
+        self.timeouts = TimeoutSettings(
+            connect_s=PATIENCE_S, answer_s=PATIENCE_S, no_host_s=PATIENCE_S
+        )
         self.known: str | None = None
         self.shared = SharedSources(8, {"desktops": self.pool}, store, Clock())
         self.placer = Placer(
@@ -170,6 +173,12 @@ class Stage:
             Clock(),
         )
         self._numbers = iter(range(1, 10_000))
+
+    def hurry(self, answer_s: float = PATIENCE_S, no_host_s: float = PATIENCE_S) -> None:
+        """Let clients wait no longer than this: where nothing is to come."""
+        changed = {"answer_s": answer_s, "no_host_s": no_host_s}
+        self.timeouts = self.placer.timeouts = self.timeouts.model_copy(update=changed)
+        self.placer.dialler = Dialler(self.timeouts)
 
     def visit(
         self,

@@ -70,7 +70,7 @@ async def test_nobody_new_is_balanced_to_a_host_that_began_to_leave_after_the_de
             host.live = 1  # they stay while they leave
         farm.pool.hosts[2].live = 2  # and this one is the last candidate
         at_the_claim(farm, monkeypatch, lambda _: begins(farm))
-        farm.placer.timeouts = farm.timeouts.model_copy(update={"no_host_s": 0.0})
+        farm.hurry(no_host_s=0.0)
         with pytest.raises(ServerError):
             await farm.place()
         assert farm.pool.hosts[2].name == "c"

@@ -52,7 +52,7 @@ async def test_no_stranger_is_dialled() -> None:
 
 
 async def test_a_host_that_is_down_is_waited_for_and_then_the_client_refused() -> None:
-    async with stage("refuse", "answer", token=TokenPolicy(wait_s=0.3)) as farm:
+    async with stage("refuse", "answer", token=TokenPolicy(wait_s=1)) as farm:
         visit, far = farm.visit(destination=farm.hosts[0].address)
         with visit.client, far, pytest.raises(LimitError) as refused:
             await farm.placer.place(visit)

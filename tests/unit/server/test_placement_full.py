@@ -16,6 +16,7 @@ from proxy.routing.pool import Host
 from proxy.routing.will import Will, Wish
 from proxy.server import placement
 from proxy.wire.tokens import encode_msts
+from tests.patience import PATIENCE_S
 from tests.unit.server.stage import ALICE, Stage, stage
 
 BOB = PinKey("desktops", "source:203.0.113.8")
@@ -75,7 +76,6 @@ async def test_places_are_given_in_the_order_of_coming_and_no_newcomer_takes_one
         (full,) = farm.pool.hosts
         room_for([full], 1)
         full.live = 1
-        farm.timeouts = farm.placer.timeouts = farm.timeouts.model_copy(update={"no_host_s": 20})
         await farm.store.assign(ALICE, "a", ttl_s=600)
         await farm.store.assign(BOB, "a", ttl_s=600)
         order: list[str] = []
@@ -105,8 +105,7 @@ async def test_places_that_come_free_at_once_are_taken_at_once(
     async with stage("answer") as farm:
         room_for(farm.pool.hosts, 1)
         farm.pool.hosts[0].live = 1
-        farm.timeouts = farm.placer.timeouts = farm.timeouts.model_copy(update={"no_host_s": 3600})
-        async with asyncio.timeout(10), asyncio.TaskGroup() as clients:
+        async with asyncio.timeout(PATIENCE_S / 2), asyncio.TaskGroup() as clients:
             for number in range(4):
                 clients.create_task(farm.place(source=f"203.0.113.{number}"))
                 await waits(farm, number + 1)
@@ -122,7 +121,6 @@ async def test_only_the_first_in_line_looks_again_by_himself(
     async with stage("answer") as farm, asyncio.TaskGroup() as clients:
         room_for(farm.pool.hosts, 1)
         farm.pool.hosts[0].live = 1
-        farm.timeouts = farm.placer.timeouts = farm.timeouts.model_copy(update={"no_host_s": 20})
         looks: Counter[PinKey] = Counter()
         get = farm.store.get
 
@@ -145,6 +143,7 @@ async def test_who_finds_no_host_is_told_so_though_one_that_drains_is_full() -> 
         (host,) = farm.pool.hosts
         room_for([host], 1)
         host.live, host.wish = 1, Wish(Will.DRAIN)
+        farm.hurry(no_host_s=0.3)
         with pytest.raises(ServerError) as refused:
             await farm.place()
         assert refused.value.cause is Cause.NO_HOST
@@ -155,6 +154,7 @@ async def test_who_stands_in_line_when_the_last_host_goes_is_told_that_there_is_
         (host,) = farm.pool.hosts
         room_for([host], 1)
         host.live = 1
+        farm.hurry(no_host_s=2.0)
         coming = asyncio.create_task(farm.place())
         await waits(farm, 1)
         host.up = False
@@ -173,6 +173,7 @@ async def test_after_a_while_a_client_of_a_full_host_is_refused(pinned: bool) ->
             host.live = 1
         if pinned:
             await farm.store.assign(ALICE, "a", ttl_s=600)
+        farm.hurry(no_host_s=0.3)
         with pytest.raises(LimitError) as refused:
             await farm.place()
         assert refused.value.cause is Cause.HOST_FULL
