@@ -6,11 +6,11 @@ Everywhere else `docker build .` does the same.
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.tools import ROOT
+from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("CI"), reason="builds the image as root, in continuous integration alone"
 )
 
+BUILD_S = 300.0  # for one step, which may wait for a mirror
 CERTIFICATES = "/etc/ssl/certs:/etc/ssl/certs:ro"  # the build trusts what this machine trusts
 
 
@@ -35,7 +37,7 @@ class Buildah:
 
     def __call__(self, *arguments: str | Path) -> str:
         done = subprocess.run(
-            [*self.command, *map(str, arguments)], capture_output=True, text=True, timeout=150
+            [*self.command, *map(str, arguments)], capture_output=True, text=True, timeout=BUILD_S
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
@@ -52,7 +54,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
         ["debootstrap", "--variant=minbase", "--include=python3-venv", "trixie", debian],
         check=True,
         capture_output=True,
-        timeout=150,
+        timeout=BUILD_S,
     )
     buildah = Buildah(folder)
     base = buildah("from", "scratch")
@@ -98,7 +100,7 @@ def test_the_image_serves_with_its_state_in_the_volume(
     serve = ["rdp-proxy", "run", "--config", "/etc/rdp-proxy/config.yaml"]
     with subprocess.Popen([*buildah.command, *start, *serve], stderr=subprocess.PIPE) as proxy:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_S
             url = f"http://127.0.0.1:{metrics}/healthz"
             while not answers(url):
                 assert proxy.poll() is None, proxy.stderr and proxy.stderr.read().decode()
@@ -112,7 +114,7 @@ def test_the_image_serves_with_its_state_in_the_volume(
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:
+        with urllib.request.urlopen(url, timeout=10) as answer:
             return bool(answer.status == 200)
-    except urllib.error.URLError:
+    except (OSError, http.client.HTTPException):
         return False

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from proxy.address import Address
 from proxy.wire.x224 import encode_connection_request
 from tests.interop.programs import path_of
+from tests.patience import PATIENCE_S
 from tests.streams import carry, listening
 
 _OLD = ["-min_protocol", "TLSv1", "-cipher", "ALL:@SECLEVEL=0"]
@@ -50,7 +51,7 @@ async def _openssl(*words: str, given: str = "") -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         output, errors = await process.communicate(given.encode())
     assert output, errors.decode(errors="replace")
     return output.decode(errors="replace")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 POLL_S = 0.05
 END_S = 3.0  # from SIGTERM to SIGKILL
 
@@ -52,9 +54,9 @@ class Program:
         """What it has said so far, on both of its outputs."""
         return self.log.read_text(errors="replace")
 
-    async def until(self, what: str, holds: Callable[[], bool], within_s: float = 30.0) -> None:
+    async def until(self, what: str, holds: Callable[[], bool]) -> None:
         """Wait until something holds; fail with the program's words if it never does."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + PATIENCE_S
         while not holds():
             code = self.process.returncode
             if code is not None or time.monotonic() > deadline:
@@ -63,7 +65,7 @@ class Program:
                 pytest.fail(f"{self.name} {state}, and there was never: {what}\n{words}")
             await asyncio.sleep(POLL_S)
 
-    async def until_says(self, pattern: str, within_s: float = 30.0) -> re.Match[str]:
+    async def until_says(self, pattern: str) -> re.Match[str]:
         """Wait for words in its log."""
         found: list[re.Match[str]] = []
 
@@ -71,13 +73,13 @@ class Program:
             found.extend(re.finditer(pattern, self.text, re.MULTILINE))
             return bool(found)
 
-        await self.until(pattern, says, within_s)
+        await self.until(pattern, says)
         return found[0]
 
-    async def ended(self, within_s: float = 30.0) -> int:
+    async def ended(self) -> int:
         """Wait for its end; the exit code."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(PATIENCE_S):
                 return await self.process.wait()
         except TimeoutError:
             pytest.fail(f"{self.name} does not end\n{self.text[-4000:]}")

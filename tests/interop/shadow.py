@@ -10,6 +10,7 @@ from pathlib import Path
 from proxy.address import Address
 from tests.interop.display import Display
 from tests.interop.programs import started
+from tests.servers.ports import free_port
 
 _NLA_ONLY = ("-sec-rdp", "-sec-tls", "+sec-nla")
 
@@ -32,9 +33,7 @@ class ShadowHost:
 async def nla_only_host(ip: str, display: Display, directory: Path) -> AsyncIterator[ShadowHost]:
     """Run it inside the block, on a free port of an address; it makes a certificate of its own."""
     directory.mkdir()
-    with socket.socket() as sock:
-        sock.bind((ip, 0))
-        host = ShadowHost(Address(ip, int(sock.getsockname()[1])), directory)
+    host = ShadowHost(Address(ip, free_port()), directory)
     where = [f"/bind-address:{ip}", f"/port:{host.address.port}"]
     environment = {"HOME": str(directory), "DISPLAY": display.name}
     async with started(

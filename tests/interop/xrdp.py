@@ -16,6 +16,8 @@ from pathlib import Path
 
 from proxy.address import Address
 from tests.interop.programs import path_of, started
+from tests.patience import PATIENCE_S
+from tests.servers.ports import free_port
 
 # Encryption of standard RDP security is off: xrdp and FreeRDP, both with OpenSSL 3 from Debian,
 # disagree on its checksums even without anything between them. TLS does not know this setting.
@@ -60,7 +62,7 @@ class XrdpHost:
     def __init__(self, name: str, ip: str, colour: str, directory: Path, tls: str) -> None:
         directory.mkdir()
         self.name = name
-        self.address = _free_address(ip)
+        self.address = Address(ip, free_port())
         self.fingerprint = _certificate(name, directory)
         self.directory = directory
         self.ini = directory / "xrdp.ini"
@@ -85,12 +87,6 @@ class XrdpHost:
         return False
 
 
-def _free_address(host: str) -> Address:
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        return Address(host, int(sock.getsockname()[1]))
-
-
 def _certificate(name: str, directory: Path) -> str:
     """Make a key and a self-signed certificate; the SHA-256 fingerprint."""
     subprocess.run(
@@ -99,7 +95,7 @@ def _certificate(name: str, directory: Path) -> str:
         cwd=directory,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     der = ssl.PEM_cert_to_DER_cert((directory / "certificate.pem").read_text())
     return hashlib.sha256(der).hexdigest()

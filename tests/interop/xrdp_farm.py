@@ -49,6 +49,7 @@ async def proxy_before(
                 "name": "desktops",
                 "balance": "round_robin",
                 "affinity": dict(affinity or {}),
+                "health": {"timeout": "10s"},  # on a busy machine a host is late, not dead
                 "hosts": [{"name": host.name, "address": str(host.address)} for host in hosts],
             }
         ],
