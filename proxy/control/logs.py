@@ -365,7 +365,7 @@ def _level(record: ConnectionRecord) -> int:
             return logging.ERROR
         case Cause.NO_HOST | Cause.LIMIT | Cause.TOKEN_UNKNOWN_HOST | Cause.TOKEN_HOST_DOWN:
             return logging.WARNING
-        case Cause.DESTINATION_UNKNOWN_HOST | Cause.DESTINATION_HOST_DOWN:
+        case Cause.DESTINATION_UNKNOWN_HOST | Cause.DESTINATION_HOST_DOWN | Cause.HOST_FULL:
             return logging.WARNING
         case _:
             return logging.INFO

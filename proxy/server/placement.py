@@ -370,6 +370,7 @@ class Placer:
 
     async def _wait_for_place(self, visit: Visit, host: Host) -> None:
         turn = self.lines.join(host)
+        visit.record.host = host.name  # should no place come free
         try:
             while host.serves and not (turn.is_first and host.has_place):
                 if not await self._hold(visit, turn.called):

@@ -121,8 +121,8 @@ class SharedSources:
         source = row.record.client.host
         _remember(self._shared, source, None)
         self._untold.append(PinKey(row.record.pool or "", f"shared:{source}"))
-        advice = "if this is an RD Gateway or a NAT, list it in shared_sources of the pool"
-        fields = {"source": source, "connections": self._live[source], "advice": advice}
+        detail = "if this is an RD Gateway or a NAT, list it in shared_sources of the pool"
+        fields = {"source": source, "connections": self._live[source], "detail": detail}
         log.warning("source_shared", extra=fields)
 
 

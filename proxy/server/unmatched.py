@@ -41,6 +41,6 @@ class UnmatchedCollections:
             "collection": collection[:_SHOWN],
             "collections": routes.aliases,
             "pool": routes.default.name,
-            "advice": "add the alias to collections of the listener, or correct the .rdp file",
+            "detail": "add the alias to collections of the listener, or correct the .rdp file",
         }
         log.warning("collection_unmatched", extra=fields)

@@ -187,6 +187,7 @@ async def test_a_burst_begins_anew_after_its_second(monkeypatch: pytest.MonkeyPa
         (Cause.RELAY_DIED, Phase.RELAY, "error"),
         (Cause.NO_HOST, Phase.PLACE, "warning"),
         (Cause.LIMIT, Phase.ACCEPT, "warning"),
+        (Cause.HOST_FULL, Phase.PLACE, "warning"),
         (Cause.NOT_TPKT, Phase.REQUEST, "info"),
         (Cause.CLOSED, Phase.RELAY, "info"),
     ],

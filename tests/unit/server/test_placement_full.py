@@ -174,9 +174,11 @@ async def test_after_a_while_a_client_of_a_full_host_is_refused(pinned: bool) ->
         if pinned:
             await farm.store.assign(ALICE, "a", ttl_s=600)
         farm.hurry(no_host_s=0.3)
-        with pytest.raises(LimitError) as refused:
-            await farm.place()
+        visit, far = farm.visit()
+        with visit.client, far, pytest.raises(LimitError) as refused:
+            await farm.placer.place(visit)
         assert refused.value.cause is Cause.HOST_FULL
+        assert visit.record.host == ("a" if pinned else None)
         assert (farm.hosts[0].requests, farm.hosts[1].requests) == ([], [])
         assert farm.pool.hosts[0].waiting == 0
         assert farm.placer.lines.is_free(farm.pool)

@@ -66,7 +66,7 @@ async def test_many_connections_are_many_people_and_the_operator_is_told_once(
     assert office.shared.knows(NAT)
     (line,) = caplog.records
     assert (line.message, line.__dict__["source"]) == ("source_shared", NAT)
-    assert "shared_sources" in line.__dict__["advice"]
+    assert "shared_sources" in line.__dict__["detail"]
 
 
 async def test_a_source_stays_shared_when_it_empties(store: SqliteStore) -> None:
