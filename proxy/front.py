@@ -44,6 +44,7 @@ from proxy.parent_link import ParentLink
 from proxy.relay.hand_off import RelayPool
 from proxy.routing.pool import Host
 from proxy.server.canaries import Canaries
+from proxy.server.claims import Claims
 from proxy.server.connection import Reception
 from proxy.server.dial import Dialler
 from proxy.server.gate import Gate
@@ -116,17 +117,17 @@ class Front:
         self.shared = SharedSources(settings.affinity.shared_after, pools, store, loop.time)
         signs = Signs(pools, self.shared, self.observers, wall)
         self.table.watchers += [self.pins, self.shared, signs]
-        self.placer = Placer(
+        claims = Claims(
             store,
             node,
-            Dialler(timeouts),
-            timeouts,
             self.observers,
             LearnedTokens(store, self.observers, loop.time),
             self.table.host_of,
             self.shared,
-            self.hosts.named_by,
             wall,
+        )
+        self.placer = Placer(
+            claims, Dialler(timeouts), timeouts, self.observers, self.hosts.named_by
         )
         self.slow_start = SlowStart(pools, loop.time)
         self.wills = WillKeeper(

@@ -28,6 +28,9 @@ class Reason(StrEnum):
 BY_BROKER = frozenset({Reason.TOKEN, Reason.DESTINATION})
 """The broker named the host: in a token, or as the address to dial."""
 
+ONE_HOST = BY_BROKER | {Reason.TOKEN_LEARNED}
+"""The client belongs to that one host, whatever its pin says."""
+
 
 class TokenFate(StrEnum):
     """What became of the client's routing token."""

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from proxy.affinity.store import AffinityStore, PinKey, Touch
 from proxy.errors import StoreError
 from proxy.routing.pool import Pool
-from proxy.server.placement import NEW_PIN_TTL_S
+from proxy.server.claims import NEW_PIN_TTL_S
 from proxy.server.record import Observer
 from proxy.server.table import ConnectionTable, Established
 

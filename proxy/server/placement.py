@@ -13,26 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proxy.address import Address
-from proxy.affinity.store import NEVER, AffinityStore, Pin, PinKey, Touch
-from proxy.errors import Cause, LimitError, ServerError, StoreError
+from proxy.errors import Cause, LimitError, ServerError
 from proxy.routing.decide import Question, decide, named_addresses
 from proxy.routing.key import affinity_key
-from proxy.routing.model import BY_BROKER, Decision, Reason, RepinCause, TokenFate
+from proxy.routing.model import ONE_HOST, Decision, Reason, RepinCause, TokenFate
 from proxy.routing.pool import Host, Pool
 from proxy.routing.routes import Routes
 from proxy.routing.will import Hold, Will
+from proxy.server.claims import Claims
 from proxy.server.dial import Dialler
-from proxy.server.learned import LearnedTokens
 from proxy.server.lines import Lines
 from proxy.server.record import Observer, Phase
-from proxy.server.shared_sources import SharedSources
 from proxy.server.visit import Placed, Visit
 from proxy.settings import Balance, HostDown, TimeoutSettings
 
-NEW_PIN_TTL_S = 600.0  # until a connection has lived a minute: strangers must not fill the table
 RETRY_S = 0.25
-LIVE_S = 150.0  # without a touch; live connections touch their pins every minute
-_ONE_HOST = BY_BROKER | {Reason.TOKEN_LEARNED}
 HELD_MAX = 2000  # clients that wait for a host at one time; each holds one socket
 
 
@@ -41,24 +36,17 @@ class Placer:
     """Finds the host of each client.
 
     Attributes:
-        known: the host of a client's live connections here, for when the store is away.
-        shared: the sources that turned out to be many people.
+        claims: what the affinity table says of clients, and is told of them.
         named_by: the host that an address selects, adopted now if need be.
-        wall: seconds since the epoch.
         held: how many clients wait for a host.
         lines: those of them who wait for a place on a host that is full.
     """
 
-    store: AffinityStore
-    node: str
+    claims: Claims
     dialler: Dialler
     timeouts: TimeoutSettings
     observer: Observer
-    learned: LearnedTokens
-    known: Callable[[PinKey], str | None]
-    shared: SharedSources
     named_by: Callable[[Routes, Address], Host | None]
-    wall: Callable[[], float]
     held: int = 0
     lines: Lines = field(default_factory=Lines)
     _hosts_turned: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,7 +80,7 @@ class Placer:
             if decision.reason is Reason.DESTINATION_REFUSED:
                 detail = f"{visit.destination}, which was dialled, is no host of this listener"
                 raise LimitError(Cause.DESTINATION_UNKNOWN_HOST, detail)
-            if decision.reason in _ONE_HOST:
+            if decision.reason in ONE_HOST:
                 placed = await self._follow(visit, decision)
                 if placed is None:
                     continue
@@ -101,7 +89,7 @@ class Placer:
             if placed is not None:
                 visit.record.host = placed.host.name
                 try:
-                    await self._remember(visit, placed.host)
+                    await self.claims.remember(visit, placed.host)
                 except BaseException:
                     placed.give_up()
                     raise
@@ -118,9 +106,9 @@ class Placer:
         named = self._named(visit)
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
         visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
-        pin = await self._look_up(visit) if named is None else None
+        pin = await self.claims.look_up(visit) if named is None else None
         balance = Balance.HASH if visit.record.table_was_away else None
-        learned = await self.learned.host_of(visit)
+        learned = await self.claims.learned.host_of(visit)
         decision = decide(
             Question(
                 visit.routes,
@@ -146,48 +134,6 @@ class Placer:
         addresses = named_addresses(visit.token, visit.destination)
         hosts = (self.named_by(visit.routes, address) for address in addresses)
         return next(filter(None, hosts), None)
-
-    async def _look_up(self, visit: Visit) -> str | None:
-        """The host that the affinity table names; what this node knows, while the table is away.
-
-        Where a source turned out to be many people, the user's own entry counts; where an operator
-        has decided for a name, that.
-        """
-        if visit.key.own is not None and await self._is_shared(visit):
-            visit.key = visit.key.by_own()
-        if visit.key.decided is not None:
-            host = await self._pinned(visit, visit.key.decided)
-            if host is not None:
-                visit.key = visit.key.by_decision()
-                return host
-        name = visit.key.primary
-        return await self._pinned(visit, name) if name is not None else None
-
-    async def _is_shared(self, visit: Visit) -> bool:
-        try:
-            return await self.shared.hold(visit.pool.name, visit.record.client.host)
-        except StoreError:
-            self._away(visit)
-            return self.shared.knows(visit.record.client.host)
-
-    async def _pinned(self, visit: Visit, name: str) -> str | None:
-        key = PinKey(visit.pool.name, name)
-        try:
-            pin = await self.store.get(key)
-        except StoreError:
-            self._away(visit)
-            known = self.known(key)
-            visit.hold = Hold.LIVE if known else Hold.IDLE
-            return self.store.recall(key) or known
-        if pin is None:
-            return None
-        visit.hold = self._hold_of(pin)
-        return pin.host
-
-    def _hold_of(self, pin: Pin) -> Hold:
-        if pin.expires_at == NEVER:
-            return Hold.FIXED
-        return Hold.LIVE if self.wall() - pin.touched_at < LIVE_S else Hold.IDLE
 
     async def _follow(self, visit: Visit, decision: Decision) -> Placed | None:
         """Dial the one host that was named, again and again for `token.wait`, whatever health says
@@ -242,7 +188,7 @@ class Placer:
                 continue  # it takes nobody new any more
             if not failed and decision.reason is not Reason.PIN:
                 pool.placed(host)
-            winner = await self._claim(visit, host, expected)
+            winner = await self.claims.claim(visit, host, expected)
             if winner != host.name:
                 # Another connection of this client was quicker: follow it where it can be
                 # followed, else take the pin from a host that cannot serve.
@@ -285,52 +231,6 @@ class Placer:
         if visit.record.answer is not None:  # anything else than RDP's answer speaks for no host
             self.observer.host_answered(host.pool, host.name)
         return Placed(host, server)
-
-    async def _claim(self, visit: Visit, host: Host, expected: str | None) -> str:
-        """The host that the client's pin names after we claimed it for `host`."""
-        if visit.key.primary is None:
-            return host.name
-        key = PinKey(visit.pool.name, visit.key.primary)
-        ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
-        try:
-            pin = await self.store.claim(key, host.name, expected=expected, ttl_s=ttl_s)
-        except StoreError:
-            self._away(visit)
-            return host.name
-        return pin.host
-
-    async def _remember(self, visit: Visit, host: Host) -> None:
-        """Tell the table where the client was placed, as far as its claim has not."""
-        reason = visit.record.reason
-        if reason in _ONE_HOST:
-            await self._seed(visit, host)
-        else:
-            await self._note(visit, host)
-        if reason in (Reason.PIN, Reason.TOKEN_LEARNED):
-            await self.learned.learn(visit, host)
-
-    async def _seed(self, visit: Visit, host: Host) -> None:
-        """Who was sent to a host sets the pin only where none is in force: that routes its own
-        connection."""
-        ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
-        touches = [Touch(key, host.name, ttl_s) for key in visit.pin_keys()]
-        try:
-            await self.store.touch(self.node, touches)
-        except StoreError:
-            self._away(visit)
-
-    async def _note(self, visit: Visit, host: Host) -> None:
-        """Let the entries beside the primary follow to where the client was placed."""
-        ttl_s = min(NEW_PIN_TTL_S, visit.pool.settings.affinity.ttl_s)
-        try:
-            for key in visit.pin_keys()[1:]:
-                await self.store.assign(key, host.name, ttl_s=ttl_s)
-        except StoreError:
-            self._away(visit)
-
-    def _away(self, visit: Visit) -> None:
-        visit.record.table_was_away = True
-        self.observer.store_failed()
 
     def _is_next(self, visit: Visit, decision: Decision) -> bool:
         """Whoever waits for a place in a full pool goes before those who come."""

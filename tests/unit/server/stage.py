@@ -18,6 +18,7 @@ from proxy.errors import Cause
 from proxy.routing.pool import Pool
 from proxy.routing.routes import Routes
 from proxy.routing.signs import Sign
+from proxy.server.claims import Claims
 from proxy.server.dial import Dialler
 from proxy.server.learned import LearnedTokens
 from proxy.server.placement import Placer
@@ -160,17 +161,17 @@ class Stage:
         )
         self.known: str | None = None
         self.shared = SharedSources(8, {"desktops": self.pool}, store, Clock())
-        self.placer = Placer(
+        self.claims = Claims(
             store,
             "node",
-            Dialler(self.timeouts),
-            self.timeouts,
             self.observed,
             LearnedTokens(store, self.observed, Clock()),
             lambda _key: self.known,
             self.shared,
-            Routes.named_by,
             Clock(),
+        )
+        self.placer = Placer(
+            self.claims, Dialler(self.timeouts), self.timeouts, self.observed, Routes.named_by
         )
         self._numbers = iter(range(1, 10_000))
 

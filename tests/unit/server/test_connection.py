@@ -182,8 +182,8 @@ async def test_a_fault_of_ours_ends_one_connection_and_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with door() as d:
-        d.farm.placer.known = None  # type: ignore[assignment]
-        d.farm.placer.store = None  # type: ignore[assignment]
+        d.farm.claims.known = None  # type: ignore[assignment]
+        d.farm.claims.store = None  # type: ignore[assignment]
         ending, _ = await d.visit()
         assert ending == Ending(Phase.PLACE, Side.LOCAL, Cause.INTERNAL)
         assert "connection_failed" in caplog.text

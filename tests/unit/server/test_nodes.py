@@ -23,6 +23,7 @@ from proxy.routing.policies import rendezvous
 from proxy.routing.pool import Host, Pool
 from proxy.routing.routes import Routes
 from proxy.routing.will import Will, Wish
+from proxy.server.claims import Claims
 from proxy.server.gate import Gate
 from proxy.server.learned import LearnedTokens
 from proxy.server.pins import PinKeeper
@@ -131,16 +132,19 @@ class Node:
         shared = SharedSources(8, pools, store, clock)
         self.table.watchers += [self.keeper, shared]
         self.placer = Placer(
-            store,
-            name,
+            Claims(
+                store,
+                name,
+                self.observed,
+                LearnedTokens(store, self.observed, clock),
+                self.table.host_of,
+                shared,
+                clock,
+            ),
             Dialler(world),  # type: ignore[arg-type]
             TimeoutSettings(no_host_s=0),
             self.observed,
-            LearnedTokens(store, self.observed, clock),
-            self.table.host_of,
-            shared,
             Routes.named_by,
-            clock,
         )
 
     async def place(self, conn_id: int, client: str) -> Established | None:
@@ -218,7 +222,8 @@ class Nodes(RuleBasedStateMachine):
             return True
         key = PinKey("desktops", f"source:{client}")
         known = {
-            self.nodes[n].placer.store.recall(key) or self.nodes[n].table.host_of(key) for n in at
+            self.nodes[n].placer.claims.store.recall(key) or self.nodes[n].table.host_of(key)
+            for n in at
         }
         ready = self.nodes[0].pool.ready()
         first = rendezvous(ready, key.key)[0].name if ready else None
