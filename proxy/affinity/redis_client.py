@@ -7,8 +7,10 @@ and never awaited.) To connect may take a second, for `probe`; the path has limi
 
 The client of a Cluster reads its map anew after every failure, in the middle of whatever call
 comes next, and closes the connections to all nodes when that call is cancelled: one node that
-stands still would hold up the calls to all others. So calls go to their node itself, `refresh`
-reads the map beside the path, and the client is asked on the path only to follow a redirection.
+stands still would hold up the calls to all others. So calls go to their node itself, and the client
+is asked on the path only to follow a redirection. To read the map fills 16,384 places in one step
+of the loop, some 5 ms, and has all connections made again. So `refresh`, beside the path, asks any
+one node who holds what, and has the map read only where it says otherwise.
 
 Invariant: every error of the library is in `FAILURES`.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,7 +87,7 @@ class RedisClient:
         self._client = _client(url) if self._sentinel is None else _named(self._sentinel, url)
         self._cluster = self._client if isinstance(self._client, RedisCluster) else None
         self._name = url.name or str(url.addresses[0])  # of the one primary, outside of a Cluster
-        self._failed: str | None = None  # the server that a probe found wanting
+        self._failed: set[str] = set()  # servers of a Cluster that did not answer as they should
 
     def servers(self) -> list[str]:
         """The names of all primaries."""
@@ -103,14 +106,18 @@ class RedisClient:
         return node.name if node else self._name
 
     async def refresh(self) -> None:
-        """See where the primaries are, if a probe failed. It takes its time; not for the path."""
-        if self._cluster is not None:
-            failed, self._failed = self._failed, None
-            try:
+        """See where the primaries are. It takes its time; not for the path."""
+        if self._cluster is None:
+            return
+        try:
+            with _told_when_closed():
+                await self._cluster.initialize()  # at first, and after a redirection in vain
+            if not self._is_map_of(await self._ranges()):
+                failed = next(iter(self._failed), None)
                 with _told_when_closed():
-                    await self._cluster.initialize(last_failed_node_name=failed)
-            except IndexError as error:  # so the library says that nobody holds any slot
-                raise ClusterError("the Cluster has no slots yet") from error
+                    await self._cluster.nodes_manager.initialize(last_failed_node_name=failed)
+        except IndexError as error:  # so the library says that nobody holds any slot
+            raise ClusterError("the Cluster has no slots yet") from error
 
     async def command(self, server: str, *words: Any) -> Any:
         """What a command answers."""
@@ -164,17 +171,16 @@ class RedisClient:
         if name is None:  # it holds next to nothing
             await self.command(server, "PING")
             return
-        self._failed = server
+        self._failed.add(server)
         try:
-            with _told_when_closed():
-                await self._client.execute_command(*PROBE.teach(name, b""))
+            await self.command(server, *PROBE.teach(name, b""))
         except MovedError as error:
             raise WrongUrlError("a Cluster's URL begins with redis+cluster://") from error
         except MasterNotFoundError as error:
             if await self._is_unknown(self._name):
                 raise WrongUrlError(f"no Sentinel knows {self._name}") from error
             raise
-        self._failed = None
+        self._failed.discard(server)
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -192,6 +198,40 @@ class RedisClient:
         answers = await asyncio.gather(*asked, return_exceptions=True)
         known = [answer for answer in answers if isinstance(answer, dict)]
         return bool(known) and not any(name in answer for answer in known)
+
+    async def _ranges(self) -> list[tuple[int, int, str]]:
+        """First slot, last slot and primary of each range, as the first node says that answers:
+        any one, so that none is believed for ever, and those that failed last."""
+        assert self._cluster is not None
+        nodes = [*self._cluster.get_nodes(), *self._cluster.startup_nodes]
+        self._failed &= {node.name for node in nodes}
+        random.shuffle(nodes)
+        nodes.sort(key=lambda node: node.name in self._failed)
+        for node in nodes:
+            try:
+                with _told_when_closed():
+                    ranges = await node.execute_command("CLUSTER SLOTS")
+            except FAILURES as error:
+                failure = error
+                self._failed.add(node.name)
+            else:
+                self._failed.discard(node.name)
+                return [
+                    (first, last, f"{primary[0].decode() or node.host}:{primary[1]}")
+                    for first, last, primary, *_replicas in ranges
+                ]
+        raise failure
+
+    def _is_map_of(self, ranges: list[tuple[int, int, str]]) -> bool:
+        """Whether the library's map says the same of both ends of each range; what lies between
+        them cannot differ without that, but where a range has swallowed another one whole: and that
+        a redirection corrects."""
+        assert self._cluster is not None
+        slots = self._cluster.nodes_manager.slots_cache
+        ends = [(slot, primary) for *both, primary in ranges for slot in both]
+        return {primary for _slot, primary in ends} == set(self.servers()) and all(
+            slot in slots and slots[slot][0].name == primary for slot, primary in ends
+        )
 
     def _node(self, server: str) -> ClusterNode:
         assert self._cluster is not None

@@ -6,11 +6,15 @@ import asyncio
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.asyncio.cluster import NodesManager
 
 from proxy.affinity.redis import name_of
+from proxy.affinity.redis_client import FAILURES, RedisClient
 from proxy.affinity.store import StoreEvent, Touch
+from proxy.redis_url import RedisUrl
 from tests.integration.redis_nodes import (
     HELD_MAX,
     Logins,
@@ -188,6 +192,41 @@ async def test_a_cluster_that_loses_a_primary_serves_the_other_slots_and_heals(
         assert one.told[:2] == [StoreEvent.AWAY, StoreEvent.BACK]
         for number in range(CLIENTS):
             assert await claimed(one, number, "z") != "z"
+
+
+@pytest.mark.usefixtures("patience")
+async def test_the_map_of_a_cluster_is_read_only_where_it_has_changed(
+    calm_cluster: tuple[RedisFarm, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm, url = calm_cluster
+    reads = []
+    read = NodesManager.initialize
+
+    async def counted(manager: NodesManager, **options: Any) -> None:
+        reads.append(options)
+        await read(manager, **options)
+
+    monkeypatch.setattr(NodesManager, "initialize", counted)
+    lost, *others = primaries_of(farm)
+    heir = next(s for s in farm.servers if f"master_port:{lost.port}" in s.cli("info"))
+    heir.cli("config", "set", "cluster-replica-no-failover", "yes")
+    client = RedisClient(RedisUrl.parse(url))
+    try:
+        await client.refresh()
+        lost.kill()
+        for _ in range(3):
+            with pytest.raises(FAILURES):
+                await client.probe(f"127.0.0.1:{lost.port}")
+            await client.refresh()
+        assert len(reads) == 1
+        heir.cli("cluster", "failover", "takeover")
+        async with asyncio.timeout(PATIENCE_S):
+            while f"127.0.0.1:{heir.port}" not in client.servers():
+                await client.refresh()
+        await client.probe(f"127.0.0.1:{heir.port}")
+        assert set(client.servers()) == {f"127.0.0.1:{s.port}" for s in (heir, *others)}
+    finally:
+        await client.close()
 
 
 @pytest.mark.usefixtures("patience")
