@@ -76,10 +76,11 @@ class Nobody:
 async def keep(store: AffinityStore, live: int) -> None:
     """Hold so many connections for one round of touches; print the processor time of it all."""
     hosts = (HostSettings(name=host(0), address=Address("10.0.0.1", 3389)),)
-    pools = {"desktops": Pool(PoolSettings(name="desktops", hosts=hosts))}
+    pool = Pool(PoolSettings(name="desktops", hosts=hosts))
+    pools = {"desktops": pool}
     nobody = Nobody()
     gate = Gate(LimitSettings(), [], time.monotonic)
-    table = ConnectionTable(pools, gate, nobody, time.time)
+    table = ConnectionTable(lambda *_: pool, gate, nobody, time.time)
     keeper = PinKeeper(store, "bench", table, pools, nobody, time.time)
     table.watchers.append(keeper)
     chance, at = random.Random(2), Address("10.0.0.2", 1)
@@ -87,7 +88,7 @@ async def keep(store: AffinityStore, live: int) -> None:
         client = chance.randrange(_CLIENTS)
         record = ConnectionRecord(number, "rdp", at, at, time.time() - 3600.0, host=host(client))
         entries = (key(client), PinKey("desktops", f"{key(client).key} user:user{number:05}"))
-        table.add(Established(record, None, entries))
+        table.add(Established(record, pool.hosts[0], entries))
     await keeper.flush()
     if isinstance(store, SqliteStore):
         await store.checkpoint_once()

@@ -204,7 +204,10 @@ def _drain(args: argparse.Namespace) -> int:
             raise CommandError(f"{args.host} is ready again")
         if not any(row["in_use"] for row in mine):
             break
-        left = sum(row["connections"] for row in mine)
+        at = {row["address"] for row in mine}
+        leaving = [row for row in rows if not (row["configured"] or row["adopted"])]
+        same = [row for row in leaving if row["address"] in at and row not in mine]
+        left = sum(row["connections"] for row in (*mine, *same))
         over = [row for row in mine if row["deadline_s"] is not None and row["deadline_s"] <= 0]
         if over and not over[0]["close"]:
             raise CommandError(f"the deadline is over: {_left(left)}")

@@ -81,6 +81,18 @@ class Farm:
             self.index()
         return host
 
+    def pool_of_connection(self, listener: str, name: str) -> Pool:
+        """The pool of a connection that was here before this process.
+
+        One that the configuration no longer has is on its leave still, for it and its like.
+        """
+        if name not in self.pools:
+            pool = self.pools[name] = Pool(PoolSettings.model_construct(name=name, hosts=()))
+            pool.leave()
+            if routes := self.routes.get(listener):
+                routes.pools = (*routes.pools, pool)
+        return self.pools[name]
+
     def index(self) -> None:
         """Learn the hosts' addresses anew."""
         for routes in self.routes.values():

@@ -54,8 +54,6 @@ class Signs:
 
     def established(self, row: Established) -> None:
         record, host = row.record, row.host
-        if host is None:  # the configuration no longer has it
-            return
         now = self.wall()
         self._let_grow_up(now)
         host.lifespans.began(record.id, record.accepted_at)
@@ -75,11 +73,10 @@ class Signs:
         passage, before = self._young.pop(record.id, (None, None))
         now = record.accepted_at + (record.duration_s or 0.0)
         glance = passage is not None and _is_glance(record)
-        if row.host is not None:
-            says_nothing = glance or ending is None or ending.side is Side.LOCAL
-            client = None if says_nothing else record.key or record.client.host
-            if row.host.lifespans.ended(record.id, now, client):
-                self.observer.sign_seen(Sign.SHORT_LIVED, record, {"within_s": SHORT_S})
+        says_nothing = glance or ending is None or ending.side is Side.LOCAL
+        client = None if says_nothing else record.key or record.client.host
+        if row.host.lifespans.ended(record.id, now, client):
+            self.observer.sign_seen(Sign.SHORT_LIVED, record, {"within_s": SHORT_S})
         if passage is None or ending is None:
             return
         passage.seen_at, passage.is_glance = now, glance

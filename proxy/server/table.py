@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +29,7 @@ class Established:
     """One established connection: its record, its host, and the pins that speak of it."""
 
     record: ConnectionRecord
-    host: Host | None  # None: the configuration no longer has its pool
+    host: Host
     keys: tuple[PinKey, ...]
 
     @property
@@ -47,6 +47,9 @@ class TableWatcher(Protocol):
 class ConnectionTable:
     """All established connections; what the relays say of them arrives here (RelayObserver).
 
+    Args:
+        pool_of: the pool of a connection that was here before, by the names of listener and pool.
+
     Attributes:
         rows: by connection id.
         watchers: told of every row that comes and goes.
@@ -54,7 +57,7 @@ class ConnectionTable:
 
     def __init__(
         self,
-        pools: Mapping[str, Pool],
+        pool_of: Callable[[str, str], Pool],
         gate: Gate,
         observer: Observer,
         wall: Callable[[], float],
@@ -62,7 +65,7 @@ class ConnectionTable:
         self.rows: dict[int, Established] = {}
         self.watchers: list[TableWatcher] = []
         self._by_key: dict[PinKey, list[Established]] = {}  # most keys have one row
-        self._pools = pools
+        self._pool_of = pool_of
         self._gate = gate
         self._observer = observer
         self._wall = wall
@@ -146,22 +149,21 @@ class ConnectionTable:
             return None
         try:
             record = ConnectionRecord.unpack(told.conn_id, told.record)
+            if record.pool is None or record.host is None or record.host_address is None:
+                raise ValueError("it does not say to which host")  # noqa: TRY301
         except ValueError as error:
             log.warning("a relay holds a connection that this version cannot read: %s", error)
             return None
         source = ipaddress.ip_address(record.client.host)
-        pool = self._pools.get(record.pool or "")
-        host = None
-        if pool is not None and record.host is not None and record.host_address is not None:
-            host = pool.adopt(record.host, record.host_address)
+        pool = self._pool_of(record.listener, record.pool)
+        host = pool.adopt(record.host, record.host_address)
         keys: tuple[PinKey, ...] = ()
-        if pool is not None:
+        if not pool.leaving:  # else nobody asks for its pins, and how they are filed is not known
             names = affinity_key(pool.settings.affinity, source, record.user)
             record.key = names.primary
             keys = tuple(PinKey(pool.name, name) for name in names.entries)
         row = Established(record, host, keys)
-        if host is not None:
-            host.live += 1
+        host.live += 1
         self._gate.connections += 1
         self._gate.adopt(record.client.host)
         record.bytes_up, record.bytes_down = told.bytes_up, told.bytes_down
@@ -174,8 +176,7 @@ class ConnectionTable:
         record.ending = ending
         record.duration_s = max(0.0, self._wall() - record.accepted_at)
         self.drop(row)
-        if row.host is not None:
-            row.host.live -= 1
+        row.host.live -= 1
         self._gate.connections -= 1
         self._gate.leave(record.client.host)
         self._observer.connection_ended(record)

@@ -7,6 +7,9 @@ client's, without expiry:
     wills        a mark, anew with every change: one look every few seconds tells that there is one
     in_use:HOST  expires soon; nodes with connections to a host that is not ready touch it
 
+Who empties a host means the machine. So connections of hosts that leave and were at its address, as
+one that was renamed or moved to another pool, are waited for, and closed, like its own.
+
 While the table is away the last known will stays, over restarts too: `WillsFile` has it. A table
 that has lost its memory (the mark is gone) is told again by whoever remembers.
 
@@ -67,6 +70,7 @@ class WillKeeper:
     _in_use: set[_Key] = field(default_factory=set)
     _hears_since: float | None = None  # all that other nodes have to say
     _known: dict[_Key, Wish] = field(default_factory=dict)
+    _leaving: list[Host] = field(default_factory=list)
     _marks: dict[str, str] = field(default_factory=dict)
     # What is known must not be older than what was read last: one at a time reads or changes it.
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -121,13 +125,14 @@ class WillKeeper:
         return True
 
     def is_in_use(self, host: Host) -> bool:
-        """Whether any node may have connections to a host.
+        """Whether any node may have connections to a host, under this name or one that leaves.
 
         Of one that is not ready this is known a few seconds later, when all nodes have had time to
         say so. Those that the table does not reach cannot.
         """
-        if host.live or host.wish.will is Will.READY:
-            return host.live > 0
+        used = self._is_used(host)
+        if used or host.wish.will is Will.READY:
+            return used
         if self._hears_since is None or (host.pool, host.name) in self._in_use:
             return True
         return self.wall() - max(self._hears_since, host.wish.since or 0.0) < IN_USE_S
@@ -163,6 +168,8 @@ class WillKeeper:
     def obey(self) -> None:
         """Let the hosts be as they are wanted, and close what is overdue."""
         now = self.wall()
+        hosts = (host for pool in self.pools.values() for host in pool.hosts)
+        self._leaving = [host for host in hosts if host.leaving]
         for (pool_name, name), known in list(self._known.items()):
             pool = self.pools.get(pool_name)
             host = pool.by_name.get(name) if pool else None
@@ -175,11 +182,21 @@ class WillKeeper:
                 host.wish = wish
                 log.info("host_wanted", extra=_fields(host, now))
                 self.on_wish(host, took)
-            if host.live and wish.closes_by(now):
+            if wish.closes_by(now) and self._is_used(host):
                 self._close(host)
 
+    def _is_used(self, host: Host) -> bool:
+        """Whether this node has connections to it."""
+        return any(one.live for one in self._same(host))
+
+    def _same(self, host: Host) -> list[Host]:
+        """This host, and those that leave and are the same machine."""
+        address = host.address
+        return [host, *(one for one in self._leaving if one.address == address and one is not host)]
+
     def _close(self, host: Host) -> None:
-        overdue = [conn_id for conn_id, row in self.table.rows.items() if row.host is host]
+        same = self._same(host)
+        overdue = [conn_id for conn_id, row in self.table.rows.items() if row.host in same]
         if overdue:
             fields = {"pool": host.pool, "host": host.name, "connections": len(overdue)}
             log.warning("host_cleared", extra=fields)
@@ -245,11 +262,11 @@ class WillKeeper:
             for host in pool.hosts
             if host.wish.will is not Will.READY
         ]
-        used = [host for host in wanted if host.live]
+        used = [host for host in wanted if self._is_used(host)]
         if used:
             touches = [Touch(_use_of(host), host.name, IN_USE_S) for host in used]
             await self.store.touch(self.node, touches)
-        others = [host for host in wanted if not host.live]
+        others = [host for host in wanted if host not in used]
         found = await self.store.get_each([_use_of(host) for host in others])
         told = zip(others, found, strict=True)
         self._in_use = {(host.pool, host.name) for host, pin in told if pin is not None}

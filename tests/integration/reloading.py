@@ -75,16 +75,20 @@ class World:
         lines = [*self.proxy.events("config_reloaded"), *self.proxy.events("config_refused")]
         return sorted(lines, key=lambda line: str(line["time"]))
 
-    async def hosts(self) -> dict[str, tuple[bool, int]]:
-        """By name, whether each host is configured, and its connections."""
+    async def rows(self) -> dict[tuple[str, str], Config]:
+        """What the admin endpoint says of each host, by pool and name."""
         endpoint = f"unix:{self.proxy.directory / 'admin.sock'}"
         _, body = await asyncio.to_thread(ask, endpoint, "/v1/hosts")
-        rows = json.loads(body)["hosts"]
+        return {(row["pool"], row["host"]): row for row in json.loads(body)["hosts"]}
+
+    async def hosts(self) -> dict[str, tuple[bool, int]]:
+        """By name, whether each host is configured, and its connections."""
+        rows = (await self.rows()).values()
         return {row["host"]: (row["configured"], row["connections"]) for row in rows}
 
-    def forgotten(self, host: str) -> Callable[[], Awaitable[bool]]:
+    def forgotten(self, host: str, pool: str = "full_desktop") -> Callable[[], Awaitable[bool]]:
         async def is_gone() -> bool:
-            return host not in await self.hosts()
+            return (pool, host) not in await self.rows()
 
         return is_gone
 

@@ -58,7 +58,7 @@ def will_desk(
 ) -> WillDesk:
     """A desk that changes what is wanted of the hosts in `pools`."""
     nobody: Any = None
-    table = ConnectionTable(pools, nobody, nobody, wall)
+    table = ConnectionTable(nobody, nobody, nobody, wall)
 
     def hear(*_: object) -> None:
         on_wish()

@@ -51,6 +51,21 @@ def test_pools_and_routes_stay_the_same_objects_over_a_change() -> None:
     assert routed(farm, "10.0.0.2") == "b"
 
 
+def test_a_connection_brings_a_pool_that_is_gone_and_tokens_reach_it_while_it_is_there() -> None:
+    farm = Farm(settings(desktops={"a": "10.0.0.1"}))
+    assert farm.pool_of_connection("rdp", "desktops") is farm.pools["desktops"]
+    for listener in ("rdp", "gone"):
+        pool = farm.pool_of_connection(listener, f"of_{listener}")
+        pool.adopt("b", Address(f"10.0.1.{len(farm.pools)}", 3389)).live += 1
+    farm.index()
+    assert (pool.leaving, len(farm.pools)) == (True, 3)
+    assert (routed(farm, "10.0.1.2"), routed(farm, "10.0.1.3")) == ("b", None)
+    for host in farm.hosts:
+        host.live = 0
+    assert farm.forget()
+    assert (list(farm.pools), routed(farm, "10.0.1.2")) == (["desktops"], None)
+
+
 def test_a_host_that_moves_is_found_by_its_new_address_alone() -> None:
     farm = Farm(settings(desktops={"a": "10.0.0.1"}))
     farm.change(settings(desktops={"a": "10.0.0.9"}))

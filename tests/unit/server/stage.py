@@ -217,7 +217,7 @@ class Stage:
         record = ConnectionRecord(0, "rdp", at, at, 0.0)
         record.pool = "desktops"
         for _ in range(9):
-            self.shared.established(Established(record, None, ()))
+            self.shared.established(Established(record, self.pool.hosts[0], ()))
 
     async def place(self, **client: object) -> ConnectionRecord:
         """Place one client and let it go again; its record."""

@@ -57,7 +57,7 @@ class Door:
         self.farm, self.observed = farm, farm.observed
         self.gate = Gate(LimitSettings.model_validate(limits), [], Clock())
         self.table = ConnectionTable(
-            {"desktops": farm.pool}, self.gate, farm.observed, lambda: 1_000.0
+            lambda *_: farm.pool, self.gate, farm.observed, lambda: 1_000.0
         )
         self.relays = Relays()
         self.listener = ListenerSettings(name="rdp", bind=Address("127.0.0.1", 1), pool="desktops")

@@ -127,7 +127,8 @@ class Node:
         self.routes = Routes(listener, pools)
         self.observed = Observed()
         self.clock = clock
-        self.table = ConnectionTable(pools, Gate(LimitSettings(), [], clock), self.observed, clock)
+        gate = Gate(LimitSettings(), [], clock)
+        self.table = ConnectionTable(lambda *_: self.pool, gate, self.observed, clock)
         self.keeper = PinKeeper(store, name, self.table, pools, self.observed, clock)
         shared = SharedSources(8, pools, store, clock)
         self.table.watchers += [self.keeper, shared]
@@ -256,8 +257,7 @@ class Nodes(RuleBasedStateMachine):
             node, row = self.live.pop(conn_id)
             node.table.drop(row)
             self.parted.append(row)
-            if row.host is not None:
-                row.host.live -= 1
+            row.host.live -= 1
 
     @rule()
     def the_table_goes(self) -> None:

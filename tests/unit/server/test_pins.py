@@ -37,7 +37,7 @@ class Keeping:
         self.pools = {"desktops": pool}
         self.observed = Observed()
         gate = Gate(LimitSettings(), [], clock)
-        self.table = ConnectionTable(self.pools, gate, self.observed, clock)
+        self.table = ConnectionTable(lambda *_: pool, gate, self.observed, clock)
         self.keeper = PinKeeper(store, node, self.table, self.pools, self.observed, clock)
         self.table.watchers.append(self.keeper)
         self._ids = iter(range(1, 1000))

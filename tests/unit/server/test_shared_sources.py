@@ -33,7 +33,9 @@ class Office:
     def __init__(self, store: SqliteStore, after: int | None = 3) -> None:
         hosts = (HostSettings(name="a", address=Address("10.0.0.21", 3389)),)
         affinity = PoolAffinity(shared_sources=(ip_network("10.9.0.0/24"),))
-        pools = {"desktops": Pool(PoolSettings(name="desktops", hosts=hosts, affinity=affinity))}
+        desktops = Pool(PoolSettings(name="desktops", hosts=hosts, affinity=affinity))
+        pools = {"desktops": desktops}
+        (self.host,) = desktops.hosts
         self.clock = Clock()
         self.shared = SharedSources(after, pools, store, self.clock)
         self._ids = iter(range(1, 100))
@@ -44,7 +46,7 @@ class Office:
         at = Address(source, 5)
         record = ConnectionRecord(next(self._ids), "rdp", at, at, 0.0, user=user)
         record.pool = pool
-        row = Established(record, None, ())
+        row = Established(record, self.host, ())
         self.shared.established(row)
         return row
 

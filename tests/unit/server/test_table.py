@@ -8,12 +8,18 @@ from proxy.address import Address
 from proxy.affinity.store import PinKey
 from proxy.errors import Cause, Side
 from proxy.relay.hand_off import RelayEnding, Row
+from proxy.routing.farm import Farm
 from proxy.routing.model import Reason, TokenFate
-from proxy.routing.pool import Pool
 from proxy.server.gate import Gate
 from proxy.server.record import ConnectionRecord, Ending, Phase
 from proxy.server.table import ConnectionTable, Established
-from proxy.settings import HostSettings, LimitSettings, PoolSettings
+from proxy.settings import (
+    HostSettings,
+    LimitSettings,
+    ListenerSettings,
+    PoolSettings,
+    Settings,
+)
 from tests.unit.server.stage import Clock, Observed
 
 KEY = PinKey("desktops", "source:203.0.113.7")
@@ -23,11 +29,16 @@ CLOSED = RelayEnding(Side.CLIENT, Cause.CLOSED, 100, 2000)
 class Table:
     def __init__(self) -> None:
         hosts = (HostSettings(name="a", address=Address("10.0.0.21", 3389)),)
-        self.pool = Pool(PoolSettings(name="desktops", hosts=hosts))
+        listener = ListenerSettings(name="rdp", bind=Address("10.0.1.1", 3389), pool="desktops")
+        pool = PoolSettings(name="desktops", hosts=hosts)
+        self.farm = Farm(Settings(listeners=(listener,), pools=(pool,)))
+        self.pool = self.farm.pools["desktops"]
         self.clock = Clock()
         self.gate = Gate(LimitSettings(connections_per_source=5), [], self.clock)
         self.observed = Observed()
-        self.table = ConnectionTable({"desktops": self.pool}, self.gate, self.observed, self.clock)
+        self.table = ConnectionTable(
+            self.farm.pool_of_connection, self.gate, self.observed, self.clock
+        )
 
     def record(self, conn_id: int = 1, **more: object) -> ConnectionRecord:
         record = ConnectionRecord(
@@ -86,12 +97,16 @@ def test_a_connection_that_ended_while_no_front_was_there_is_accounted(t: Table)
     assert t.table.rows == {}
 
 
-def test_a_connection_to_a_pool_that_is_gone_is_kept_without_a_host(t: Table) -> None:
+def test_a_connection_brings_a_pool_that_is_not_configured_any_more(t: Table) -> None:
     t.table.relay_row(t.row(2, pool="gone"))
-    assert t.pool.hosts[0].live == 0
-    assert t.gate.connections == 1
+    (host,) = t.farm.pools["gone"].hosts
+    assert (host.name, host.leaving, host.live) == ("a", True, 1)
+    assert (t.pool.hosts[0].live, t.gate.connections) == (0, 1)
+    assert t.table.rows[2].keys == ()
     t.table.relay_lost([2])
-    assert t.gate.connections == 0
+    assert (host.live, t.gate.connections) == (0, 0)
+    assert t.farm.forget()
+    assert list(t.farm.pools) == ["desktops"]
 
 
 def test_a_connection_brings_a_host_that_is_not_configured_any_more(t: Table) -> None:
@@ -105,6 +120,7 @@ def test_a_connection_brings_a_host_that_is_not_configured_any_more(t: Table) ->
 
 def test_an_unreadable_row_is_no_connection_of_ours(t: Table) -> None:
     t.table.relay_row(Row(1, 0, 0, b"[99]", None))
+    t.table.relay_row(t.row(host=None))
     assert t.table.rows == {}
 
 

@@ -203,11 +203,16 @@ async def test_connections_are_closed_at_the_deadline_only_if_asked(
     assert a.host.wish.since == 1_000_300.0
 
 
-async def test_connections_on_other_hosts_are_left_alone(nodes: tuple[Node, Node]) -> None:
+async def test_a_machine_is_emptied_of_connections_under_a_name_that_leaves(
+    nodes: tuple[Node, Node],
+) -> None:
     a, _ = nodes
-    a.t.add(1).host = None
+    for conn_id, ip in enumerate(("10.0.0.21", "10.0.0.99")):
+        at = Address(ip, 3389)
+        a.t.table.relay_row(a.t.row(conn_id, pool="gone", host=ip, host_address=at))
     await a.wants(Wish(Will.MAINTENANCE, deadline=0.0, close=True))
-    assert a.closed == []
+    assert a.keeper.is_in_use(a.host)
+    assert a.closed == [(0, Cause.STOPPED)]
 
 
 async def test_a_node_knows_whether_any_node_has_connections_left(

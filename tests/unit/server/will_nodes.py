@@ -37,7 +37,7 @@ class Node:
             store,
             WillsFile(SHARED.home / f"{name}.json"),
             name,
-            {"desktops": self.t.pool},
+            self.t.farm.pools,
             self.t.table,
             self.t.observed,
             lambda conn_id, cause: self.closed.append((conn_id, cause)),
