@@ -26,6 +26,7 @@ from tests.integration.redis_nodes import (
     until,
     until_settled,
 )
+from tests.patience import PATIENCE_S
 from tests.servers.redis import (
     RedisFarm,
     RedisServer,
