@@ -35,7 +35,7 @@ from proxy.control.probe import ProbeResult, probe_tls, visit_with_token
 from proxy.control.query import only
 from proxy.routing.pool import Host, Pool
 from proxy.routing.routes import Routes
-from proxy.server.canaries import Passage
+from proxy.server.canaries import Arrival
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import FailureCode, NegotiationFailure
 
@@ -101,7 +101,7 @@ class Canary:
 
     interval_s: float | None
     doors: Callable[[], Iterable[Door]]
-    expect: Callable[[Address], AbstractContextManager[Passage]]
+    expect: Callable[[Address], AbstractContextManager[Arrival]]
     inventory: Inventory
     wall: Callable[[], float]
     _verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
@@ -196,17 +196,17 @@ class Canary:
     async def _fault(self, host: Host, way: Way) -> str | None:
         """What is wrong with this way to the host."""
         timeout_s = way.pool.settings.health.timeout_s
-        result, passage = await self._visit(way, timeout_s)
-        if passage.refused is not None:
-            return passage.refused
-        if passage.host is None:
+        result, arrival = await self._visit(way, timeout_s)
+        if arrival.refused is not None:
+            return arrival.refused
+        if arrival.host is None:
             return f"the listener does not answer: {result.detail}"
-        if passage.host.address != host.address:
-            return f"the token leads to {passage.host.pool}/{passage.host.name}"
+        if arrival.host.address != host.address:
+            return f"the token leads to {arrival.host.pool}/{arrival.host.name}"
         known = self.inventory.of(host)
         if result.certificate and known and known.der == result.certificate:
             return None
-        direct = await probe_tls(passage.host.address, timeout_s)
+        direct = await probe_tls(arrival.host.address, timeout_s)
         self.inventory.checked(host, direct)
         if result.certificate is None:
             # A host of standard security has none, and shows none directly either.
@@ -216,16 +216,16 @@ class Canary:
             return None
         return f"another certificate answers: {self._owner(result.certificate)}"
 
-    async def _visit(self, way: Way, timeout_s: float) -> tuple[ProbeResult, Passage]:
+    async def _visit(self, way: Way, timeout_s: float) -> tuple[ProbeResult, Arrival]:
         try:
             target, sock = _way_to(way.door.address)
         except OSError as error:
-            return ProbeResult(False, sockets.cause_of(error), str(error), 0.0), Passage()
-        with self.expect(sockets.peer_of(sock.getsockname())) as passage:
+            return ProbeResult(False, sockets.cause_of(error), str(error), 0.0), Arrival()
+        with self.expect(sockets.peer_of(sock.getsockname())) as arrival:
             connect = partial(sockets.connect, target, own=sock)
             return await visit_with_token(
                 connect, encode_msts(way.token_address), timeout_s
-            ), passage
+            ), arrival
 
     def _owner(self, der: bytes) -> str:
         certificate = read_certificate(der)

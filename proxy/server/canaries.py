@@ -4,7 +4,7 @@ A canary comes through the same listening socket as clients do, with a routing t
 is read by the same reader, judged by the same `decide()`, dialled by the same Dialler and carried
 by a relay. It is nobody's: no gate, no PROXY header, no pin, no row in the ConnectionTable, no log
 line, and no metric of clients counts it (that of relays does: it is in their hands). Whoever sends
-one learns through its `Passage` what became of it.
+one learns through its `Arrival` what became of it.
 
 It is known by its own end: the front binds its socket before it connects, so while that socket
 lives nobody else can come from that address and port. A client cannot pretend to be one.
@@ -39,7 +39,7 @@ _HALF_CLOSE_S = 1.0
 
 
 @dataclass(slots=True)
-class Passage:
+class Arrival:
     """What became of one canary.
 
     Attributes:
@@ -58,14 +58,14 @@ class Canaries:
     clients: Reception
     dialler: Dialler
     relays: RelayPool
-    _expected: dict[Address, Passage] = field(default_factory=dict)
+    _expected: dict[Address, Arrival] = field(default_factory=dict)
 
     @contextmanager
-    def expect(self, own: Address) -> Iterator[Passage]:
+    def expect(self, own: Address) -> Iterator[Arrival]:
         """Take what comes from `own` for a canary, as long as the block lasts."""
-        passage = self._expected[own] = Passage()
+        arrival = self._expected[own] = Arrival()
         try:
-            yield passage
+            yield arrival
         finally:
             del self._expected[own]
 
@@ -73,10 +73,10 @@ class Canaries:
         self, listener: ListenerSettings, routes: Routes, sock: socket.socket, peer: Address
     ) -> Coroutine[None, None, None]:
         """As `Reception.receive`."""
-        passage = self._expected.get(peer)
-        if passage is None:
+        arrival = self._expected.get(peer)
+        if arrival is None:
             return self.clients.receive(listener, routes, sock, peer)
-        return self._receive(listener, routes, sock, peer, passage)
+        return self._receive(listener, routes, sock, peer, arrival)
 
     async def _receive(
         self,
@@ -84,23 +84,23 @@ class Canaries:
         routes: Routes,
         sock: socket.socket,
         peer: Address,
-        passage: Passage,
+        arrival: Arrival,
     ) -> None:
         record = ConnectionRecord(
             self.clients.next_id(), listener.name, peer, peer, self.clients.wall()
         )
         try:
-            await self._bring(routes, sock, record, passage)
+            await self._bring(routes, sock, record, arrival)
         except ProxyError as error:
-            passage.refused = error.detail or str(error.cause)
+            arrival.refused = error.detail or str(error.cause)
         except Exception as error:  # a fault of ours must not end the front
             log.exception("connection_failed", extra={"id": record.id})
-            passage.refused = repr(error)
+            arrival.refused = repr(error)
         finally:
             sock.close()
 
     async def _bring(
-        self, routes: Routes, sock: socket.socket, record: ConnectionRecord, passage: Passage
+        self, routes: Routes, sock: socket.socket, record: ConnectionRecord, arrival: Arrival
     ) -> None:
         timeouts = self.clients.timeouts
         until = asyncio.get_running_loop().time() + timeouts.connection_request_s
@@ -110,7 +110,7 @@ class Canaries:
         if not decision.candidates:
             detail = f"no host of listener {record.listener} has the token's address"
             raise LimitError(Cause.TOKEN_UNKNOWN_HOST, detail)
-        host = passage.host = decision.candidates[0]
+        host = arrival.host = decision.candidates[0]
         source = ipaddress.ip_address(record.peer.host)
         visit = Visit(sock, source, routes, request, record, token, decision.pool)
         server = await self.dialler.dial(visit, host)

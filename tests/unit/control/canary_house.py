@@ -19,7 +19,7 @@ from proxy.control.inventory import Inventory
 from proxy.lab.farm import Farm
 from proxy.routing.pool import Host, Pool
 from proxy.routing.routes import Routes
-from proxy.server.canaries import Passage
+from proxy.server.canaries import Arrival
 from proxy.settings import HealthSettings, HostSettings, ListenerSettings, PoolSettings
 from proxy.wire.x224 import (
     parse_connection_request,
@@ -46,7 +46,7 @@ class House:
         self.inventory = Inventory([self.pool], lambda: NOW)
         self.leads: Step = lambda host: host.address
         self.passes_as: Host | None = None
-        self.expected: dict[Address, Passage] = {}
+        self.expected: dict[Address, Arrival] = {}
         self.tried: list[Address] = []
         self.doors: list[Door] = []
         self.canary = Canary(0.01, lambda: self.doors, self.expect, self.inventory, lambda: NOW)
@@ -54,13 +54,13 @@ class House:
         caplog.set_level(logging.INFO, "proxy")
 
     @contextmanager
-    def expect(self, own: Address) -> Iterator[Passage]:
-        passage = self.expected[own] = Passage()
-        yield passage
+    def expect(self, own: Address) -> Iterator[Arrival]:
+        arrival = self.expected[own] = Arrival()
+        yield arrival
         del self.expected[own]
 
     async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        passage = self.expected[Address(*writer.get_extra_info("peername"))]
+        arrival = self.expected[Address(*writer.get_extra_info("peername"))]
         head = await reader.readexactly(4)
         data = head + await reader.readexactly(int.from_bytes(head[2:4], "big") - 4)
         request = parse_connection_request(data)
@@ -72,9 +72,9 @@ class House:
         self.tried.append(request.routing_token.address)
         to = self.leads(host)
         if isinstance(to, str):
-            passage.refused = to
+            arrival.refused = to
         else:
-            passage.host = self.passes_as or host
+            arrival.host = self.passes_as or host
             far_reader, far_writer = await asyncio.open_connection(*to)
             far_writer.write(data)
             await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))

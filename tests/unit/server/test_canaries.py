@@ -11,7 +11,7 @@ import pytest
 
 from proxy import sockets
 from proxy.address import Address
-from proxy.server.canaries import Canaries, Passage
+from proxy.server.canaries import Arrival, Canaries
 from proxy.server.record import CANARY_RECORD
 from proxy.wire.tokens import encode_msts
 from proxy.wire.x224 import encode_connection_request
@@ -30,14 +30,14 @@ class House:
         clients = self.door.reception
         self.canaries = Canaries(clients, farm.placer.dialler, clients.relays)
 
-    async def send(self, line: bytes | None, *, own: Address = OWN) -> tuple[Passage, bool]:
+    async def send(self, line: bytes | None, *, own: Address = OWN) -> tuple[Arrival, bool]:
         """Come from `own` as a canary; what became of it, and whether the socket was closed."""
         near, far = socket.socketpair()
         near.setblocking(False)
-        with far, self.canaries.expect(own) as passage:
+        with far, self.canaries.expect(own) as arrival:
             far.sendall(encode_connection_request(line=line))
             await self.canaries.receive(self.door.listener, self.farm.routes, near, own)
-            return passage, near.fileno() == -1
+            return arrival, near.fileno() == -1
 
 
 @asynccontextmanager
@@ -52,8 +52,8 @@ def token(farm: Stage, number: int) -> bytes:
 
 async def test_a_canary_reaches_its_tokens_host_and_nobody_counts_it() -> None:
     async with house("answer", "answer") as here:
-        passage, closed = await here.send(token(here.farm, 1))
-        assert (passage.host, passage.refused, closed) == (here.farm.pool.hosts[1], None, True)
+        arrival, closed = await here.send(token(here.farm, 1))
+        assert (arrival.host, arrival.refused, closed) == (here.farm.pool.hosts[1], None, True)
         ((_, record),) = here.door.relays.taken
         assert record == CANARY_RECORD
         observed = here.farm.observed
@@ -73,11 +73,11 @@ async def test_everybody_else_is_a_client() -> None:
     async with house("answer") as here:
         near, far = socket.socketpair()
         near.setblocking(False)
-        with far, here.canaries.expect(OWN) as passage:
+        with far, here.canaries.expect(OWN) as arrival:
             far.sendall(encode_connection_request())
             peer = Address(OWN.host, OWN.port + 1)
             await here.canaries.receive(here.door.listener, here.farm.routes, near, peer)
-        assert passage == Passage()
+        assert arrival == Arrival()
         assert len(here.farm.observed.placed) == 1
 
 
@@ -94,22 +94,22 @@ async def test_an_address_is_expected_only_as_long_as_the_canary_is_under_way() 
 
 async def test_a_token_that_names_no_host_is_refused_with_the_listeners_name() -> None:
     async with house("answer") as here:
-        passage, closed = await here.send(encode_msts(Address("10.9.9.9", 3389)))
-        assert passage.refused == "no host of listener rdp has the token's address"
-        assert (passage.host, closed) == (None, True)
+        arrival, closed = await here.send(encode_msts(Address("10.9.9.9", 3389)))
+        assert arrival.refused == "no host of listener rdp has the token's address"
+        assert (arrival.host, closed) == (None, True)
 
 
 async def test_a_token_that_is_ignored_goes_where_balancing_says() -> None:
     async with house("answer", token={"unknown_host": "ignore"}) as here:
-        passage, _ = await here.send(encode_msts(Address("10.9.9.9", 3389)))
-        assert passage.host is here.farm.pool.hosts[0]
+        arrival, _ = await here.send(encode_msts(Address("10.9.9.9", 3389)))
+        assert arrival.host is here.farm.pool.hosts[0]
 
 
 async def test_a_host_that_refuses_says_so_and_no_client_hears_of_it() -> None:
     async with house("refuse") as here:
-        passage, closed = await here.send(token(here.farm, 0))
-        assert passage.host is here.farm.pool.hosts[0]
-        assert passage.refused is not None
+        arrival, closed = await here.send(token(here.farm, 0))
+        assert arrival.host is here.farm.pool.hosts[0]
+        assert arrival.refused is not None
         assert closed
         assert here.farm.observed.failed == []
 
@@ -117,8 +117,8 @@ async def test_a_host_that_refuses_says_so_and_no_client_hears_of_it() -> None:
 async def test_relays_that_take_nothing_say_so() -> None:
     async with house("answer") as here:
         here.door.relays.full = True
-        passage, closed = await here.send(token(here.farm, 0))
-        assert passage.refused == "no relay takes connections"
+        arrival, closed = await here.send(token(here.farm, 0))
+        assert arrival.refused == "no relay takes connections"
         assert closed
 
 
@@ -131,8 +131,8 @@ async def test_a_fault_of_ours_ends_one_canary_and_not_the_front(
             raise KeyError("a fault of ours")
 
         monkeypatch.setattr(sockets, "connect", broken)
-        passage, closed = await here.send(token(here.farm, 0))
-        assert passage.refused == "KeyError('a fault of ours')"
+        arrival, closed = await here.send(token(here.farm, 0))
+        assert arrival.refused == "KeyError('a fault of ours')"
         assert closed
 
 
