@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
-from proxy.notify import Notifier
+from proxy.notify import Notifier, say
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -46,3 +48,13 @@ def test_a_service_manager_that_does_not_read_is_not_waited_for(
         notifier = Notifier()
         for _ in range(5000):  # the queue takes a few hundred at most
             notifier.say("WATCHDOG=1")
+
+
+def test_a_line_of_the_parents_log_looks_like_the_fronts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say("process_ended", process="relay", code=-9)
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", json.loads(line)["time"])
+    said = '"level":"warning","event":"process_ended","process":"relay","code":-9}\n'
+    assert line.endswith(said)
