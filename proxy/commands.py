@@ -19,7 +19,7 @@ _ADMIN = "unix:admin.sock"
 _ASK_S = 15.0
 _CHANGE_S = 70.0  # longer than the proxy gives itself
 _LOOK_AGAIN_S = 1.0
-_WHERE = "does the proxy run? --config or STATE_DIRECTORY tells where it is"
+_WHERE = "does the proxy run? STATE_DIRECTORY or --admin tells where it is"
 _SHORT = 12  # digits of a fingerprint: enough to see who has the same one
 _AWAY_S = 60.0  # a front that is started again or replaced is back by then
 

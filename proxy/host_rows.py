@@ -43,7 +43,8 @@ def _since(row: Mapping[str, Any]) -> str | None:
 def _weight(row: Mapping[str, Any]) -> int | str:
     weight, configured, now = row["weight"], row["configured_weight"], round(row["share"])
     asked = weight if weight == configured else f"{weight}, not {configured}"
-    return asked if now == weight else f"{asked}, now {now}"
+    told = asked if now == weight else f"{asked}, now {now}"
+    return f"{told}, backup" if row["backup"] else told
 
 
 def _connections(row: Mapping[str, Any]) -> int | str:

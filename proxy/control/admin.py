@@ -181,7 +181,8 @@ def _guarded(handler: Handler, bearer: str | None, *, scheme: str = "Bearer") ->
         except QueryError as error:
             return json_answer({"error": str(error)}, 400)
         except StoreError as error:
-            return json_answer({"error": f"the affinity store does not answer ({error})"}, 503)
+            said = f"the affinity table does not answer ({error.detail})"
+            return json_answer({"error": said}, 503)
 
     return handle
 

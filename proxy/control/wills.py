@@ -59,6 +59,7 @@ class WillDesk:
             "close": wish.close,
             "weight": host.weight,
             "configured_weight": host.settings.weight,
+            "backup": host.backup,
             "share": round(host.share, 3),  # the weight as it counts now
             "connections": host.live,
             "max_connections": None if math.isinf(host.most) else host.most,

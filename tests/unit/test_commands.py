@@ -292,7 +292,7 @@ def test_a_proxy_that_does_not_run_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         f"rdp-proxy: unix:{tmp_path}/admin.sock: No such file or directory;"
-        " does the proxy run? --config or STATE_DIRECTORY tells where it is\n"
+        " does the proxy run? STATE_DIRECTORY or --admin tells where it is\n"
     )
 
 

@@ -130,6 +130,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "close": False,
         "weight": 7,
         "configured_weight": 100,
+        "backup": False,
         "share": 7.0,
         "connections": 4,
         "max_connections": None,

@@ -54,6 +54,7 @@ async def test_a_host_is_drained(desk: Desk) -> None:
         "share": 100.0,
         "connections": 3,
         "max_connections": None,
+        "backup": False,
         "waiting": 0,
         "agent": None,
         "in_use": True,
