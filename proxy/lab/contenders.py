@@ -12,8 +12,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from proxy.lab.farm import Farm
 
 Contender = Callable[[Farm], AbstractAsyncContextManager[Address]]
 
-_START_S = 20.0
+_START_S = 60.0
 _STOP_S = 15.0
 
 
@@ -61,8 +61,12 @@ async def plain(kind: str, farm: Farm) -> AsyncIterator[Address]:
 @asynccontextmanager
 async def rdp_proxy(farm: Farm, port: int = 0) -> AsyncIterator[Address]:
     """`rdp-proxy run` with a configuration for this farm; `port` 0 takes a free one."""
-    bind, metrics = Address("127.0.0.1", port or _free_port()), Address("127.0.0.1", _free_port())
-    with tempfile.TemporaryDirectory(prefix="rdp-demo-") as name:
+    with (
+        _reserved() as free,
+        _reserved() as another,
+        tempfile.TemporaryDirectory(prefix="rdp-demo-") as name,
+    ):
+        bind, metrics = Address("127.0.0.1", port or free), Address("127.0.0.1", another)
         directory = Path(name)
         file = directory / "config.yaml"
         file.write_text(farm.config_yaml(bind, directory, metrics={"bind": str(metrics)}))
@@ -135,7 +139,11 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(proxy.__file__).parents[1])}
 
 
-def _free_port() -> int:
+@contextmanager
+def _reserved() -> Iterator[int]:
+    """A port on loopback that the kernel gives to nobody inside the block, as long as it may take
+    until the proxy listens there: it can, since both set SO_REUSEADDR."""
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        yield int(sock.getsockname()[1])
