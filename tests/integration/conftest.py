@@ -31,7 +31,8 @@ def patient_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
-        f"from proxy.affinity import breaker\nbreaker.CALL_LIMIT_S = {PATIENCE_S}\n"
+        "from proxy.affinity import breaker\n"
+        f"breaker.CALL_LIMIT_S = breaker.SUSPECT_LIMIT_S = {PATIENCE_S}\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(site))
 

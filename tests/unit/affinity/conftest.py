@@ -28,6 +28,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server on a busy machine take its time: how long calls may take is tested elsewhere."""
     for module in (breaker, redis_client):
         monkeypatch.setattr(module, "CALL_LIMIT_S", PATIENCE_S)
+    monkeypatch.setattr(breaker, "SUSPECT_LIMIT_S", PATIENCE_S)
     monkeypatch.setattr(redis_client, "CONNECT_LIMIT_S", PATIENCE_S)
 
 
