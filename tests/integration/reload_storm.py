@@ -144,7 +144,8 @@ class Play:
 
     def __init__(self, storm: Storm, hosts: Hosts, proxy: RunningProxy) -> None:
         self.storm, self.hosts, self.proxy = storm, hosts, proxy
-        self.chance = random.Random(storm.seed)
+        self.chance = random.Random(storm.seed)  # of the files: they are the same in each play
+        self._whims = random.Random(storm.seed)  # of the clients, who come when they can
         self.over = asyncio.Event()
         self._read_to = 0
 
@@ -221,7 +222,7 @@ class Play:
     async def _log_in(self, number: int) -> None:
         """Twice from one machine, as a login does; by token every fourth."""
         source = f"127.92.{number // 250 % 250}.{number % 250 + 1}"
-        named = self.hosts.address(self.chance.randrange(KEPT)) if number % 4 == 0 else None
+        named = self.hosts.address(self._whims.randrange(KEPT)) if number % 4 == 0 else None
         line = encode_msts(named).removesuffix(b"\r\n") if named else None
         self.storm.logins += 1
         try:
@@ -242,7 +243,7 @@ class Play:
         at = await client.where()
         while not self.over.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(2 + 6 * self.chance.random()):
+                async with asyncio.timeout(2 + 6 * self._whims.random()):
                     await self.over.wait()
             try:
                 async with asyncio.timeout(PATIENCE_S):

@@ -24,6 +24,7 @@ from proxy.settings import HealthSettings, HostSettings, ListenerSettings, PoolS
 from proxy.wire.x224 import (
     parse_connection_request,
 )
+from tests.patience import PATIENCE_S
 from tests.streams import carry, listening
 
 NOW = 1_800_000_000.0
@@ -39,7 +40,7 @@ class House:
     def __init__(self, farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
         self.farm = farm
         hosts = tuple(HostSettings(name=it.name, address=it.address) for it in farm.hosts.values())
-        health = HealthSettings(timeout_s=2.0)
+        health = HealthSettings(timeout_s=PATIENCE_S)
         self.pool = Pool(PoolSettings(name="desktops", hosts=hosts, health=health))
         listener = ListenerSettings(name="rdp", bind=Address("0.0.0.0", 0), pool="desktops")
         self.routes = Routes(listener, {"desktops": self.pool})
