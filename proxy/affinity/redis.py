@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from typing import Any, TypeVar
 
 from proxy.affinity.breaker import Breaker
-from proxy.affinity.memory import Recollection
 from proxy.affinity.redis_client import (
     CALLS_MAX,
     FAILURES,
@@ -42,11 +41,13 @@ from proxy.affinity.redis_scripts import (
 )
 from proxy.affinity.store import OnEvent, Pin, PinKey, StoreEvent, Touch, ignore_event
 from proxy.errors import StoreError
+from proxy.memory import Memory
 from proxy.redis_url import RedisUrl
 
 PREFIX = "rdp-proxy:pin:"
 CHUNK = 250  # commands sent together
 SCAN_COUNT = 500
+_RECALLED = 100_000  # keys and the hosts last seen in force, for when the table is away; 30 MB
 CALM_S = 5.0  # between two probes while all is well
 RETRY_S = 0.5  # while anything is not
 PAUSE_S = 0.02  # whatever happens
@@ -64,7 +65,7 @@ class RedisStore:
         self._client = client
         self._now = now
         self._on_event = on_event
-        self._recollection = Recollection()
+        self._recalled = Memory[PinKey, str](_RECALLED)
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
         self._places = asyncio.Semaphore(CALLS_MAX)
         self._fault = ""  # why nobody could tell where the primaries are
@@ -102,7 +103,7 @@ class RedisStore:
 
     def recall(self, key: PinKey) -> str | None:
         """The host that this node last saw in force for `key`."""
-        return self._recollection.host_of(key)
+        return self._recalled.get(key)
 
     async def get(self, key: PinKey) -> Pin | None:
         """The pin in force, or None where it is absent or expired."""
@@ -126,13 +127,13 @@ class RedisStore:
         """Pin `key` to `host` unless somebody else did; return the pin in force."""
         words = host.encode(), (expected or "").encode(), milliseconds(ttl_s)
         pin = read_pin(await self._run(CLAIM, key, *words))
-        self._recollection.note(key, pin.host)
+        self._recalled[key] = pin.host
         return pin
 
     async def assign(self, key: PinKey, host: str, *, ttl_s: float) -> Pin:
         """Pin `key` to `host` whatever it was before; return the pin in force."""
         pin = read_pin(await self._run(ASSIGN, key, host.encode(), milliseconds(ttl_s)))
-        self._recollection.note(key, pin.host)
+        self._recalled[key] = pin.host
         return pin
 
     async def touch(self, node: str, touches: Sequence[Touch]) -> list[str]:
@@ -159,7 +160,7 @@ class RedisStore:
         times = milliseconds(quiet_s), milliseconds(ttl_s)
         moved: bool = await self._run(MOVE, key, *words, *times) == 1
         if moved:
-            self._recollection.note(key, host)
+            self._recalled[key] = host
         return moved
 
     async def scan(self, pool: str | None = None) -> AsyncIterator[tuple[PinKey, Pin]]:
@@ -182,7 +183,7 @@ class RedisStore:
         was = await self.get(key)
         server = self._client.server_of(name)
         await self._guarded(server, self._client.command(server, "UNLINK", name))
-        self._recollection.forget(key)
+        self._recalled.pop(key, None)
         return was is not None
 
     async def size(self) -> int:
@@ -267,7 +268,7 @@ class RedisStore:
         replies = await self._guarded(server, self._client.run_each(server, TOUCH, rounds))
         hosts = [reply.decode() for reply in replies]
         for one, host in zip(touches, hosts, strict=True):
-            self._recollection.note(one.key, host)
+            self._recalled[one.key] = host
         return hosts
 
     async def _guarded(self, server: str, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -301,9 +302,9 @@ class RedisStore:
         """The pin in force that was read under a key, which is recalled from now on."""
         pin = self._in_force(values)
         if pin is None:
-            self._recollection.forget(key)
+            self._recalled.pop(key, None)
         else:
-            self._recollection.note(key, pin.host)
+            self._recalled[key] = pin.host
         return pin
 
     def _in_force(self, values: list[Any]) -> Pin | None:

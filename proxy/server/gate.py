@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from proxy.errors import Cause, LimitError
+from proxy.memory import Memory
 from proxy.routing.key import IPAddress, is_within
 from proxy.settings import LimitSettings
 
@@ -31,7 +32,7 @@ class Gate:
         self._clock = clock
         self.connections = 0
         self._by_source: Counter[str] = Counter()
-        self._allowances: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._allowances = Memory[str, tuple[float, float]](_RATED_SOURCES)
 
     @property
     def is_over_limit(self) -> bool:
@@ -75,9 +76,7 @@ class Gate:
         if rate is None:
             return True
         now = self._clock()
-        left, then = self._allowances.pop(source, (float(rate.count), now))
+        left, then = self._allowances.get(source, (float(rate.count), now))
         left = min(float(rate.count), left + (now - then) * rate.count / rate.per_s)
         self._allowances[source] = (max(left - 1, 0.0) if left >= 1 else left, now)
-        if len(self._allowances) > _RATED_SOURCES:
-            self._allowances.popitem(last=False)
         return left >= 1

@@ -12,12 +12,12 @@ table nor send anybody else anywhere: he would have to guess another client's nu
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
 
 from proxy.affinity.store import AffinityStore, PinKey
 from proxy.errors import StoreError
+from proxy.memory import Memory
 from proxy.routing.pool import Host
 from proxy.server.record import Observer
 from proxy.server.visit import Visit
@@ -36,7 +36,7 @@ class LearnedTokens:
         self._store = store
         self._observer = observer
         self._clock = clock
-        self._live: OrderedDict[str, dict[PinKey, float]] = OrderedDict()
+        self._live = Memory[str, dict[PinKey, float]](_SOURCES)
 
     async def host_of(self, visit: Visit) -> Host | None:
         """The host that issued the client's token, where that is known and it is still there."""
@@ -66,10 +66,8 @@ class LearnedTokens:
     def _has_room(self, source: str, key: PinKey) -> bool:
         """Note a live token of a source; False where it has too many."""
         now = self._clock()
-        live = {known: until for known, until in self._live.pop(source, {}).items() if until > now}
+        live = {known: until for known, until in self._live.get(source, {}).items() if until > now}
         self._live[source] = live
-        if len(self._live) > _SOURCES:
-            self._live.popitem(last=False)
         if key not in live and len(live) >= LIVE_MAX:
             return False
         live[key] = now + LEARNED_S

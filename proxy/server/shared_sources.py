@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 from proxy.affinity.store import AffinityStore, PinKey
 from proxy.errors import StoreError
+from proxy.memory import Memory
 from proxy.routing.key import is_within
 from proxy.routing.pool import Pool
 from proxy.server.table import Established
 
 log = logging.getLogger(__name__)
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 _REMEMBERED = 10_000  # sources; the longest known goes first
 _ASK_AGAIN_S = 5.0
@@ -53,9 +50,9 @@ class SharedSources:
         self._store = store
         self._clock = clock
         self._live: Counter[str] = Counter()
-        self._shared: OrderedDict[str, None] = OrderedDict()
+        self._shared = Memory[str, None](_REMEMBERED)
         self._untold: list[PinKey] = []
-        self._asked: OrderedDict[PinKey, float] = OrderedDict()
+        self._asked = Memory[PinKey, float](_REMEMBERED)
 
     def __len__(self) -> int:
         return len(self._shared)
@@ -91,9 +88,9 @@ class SharedSources:
         if key in self._asked:
             return False
         if await self._store.get(key) is None:
-            _remember(self._asked, key, now)
+            self._asked[key] = now
             return False
-        _remember(self._shared, source, None)
+        self._shared[source] = None
         return True
 
     def established(self, row: Established) -> None:
@@ -119,14 +116,8 @@ class SharedSources:
 
     def _turn(self, row: Established) -> None:
         source = row.record.client.host
-        _remember(self._shared, source, None)
+        self._shared[source] = None
         self._untold.append(PinKey(row.record.pool or "", f"shared:{source}"))
         detail = "if this is an RD Gateway or a NAT, list it in shared_sources of the pool"
         fields = {"source": source, "connections": self._live[source], "detail": detail}
         log.warning("source_shared", extra=fields)
-
-
-def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
-    known[key] = value
-    if len(known) > _REMEMBERED:
-        known.popitem(last=False)

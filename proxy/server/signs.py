@@ -11,12 +11,11 @@ only tokens and hosts are judged. All memory is bounded, and each connection cos
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from proxy.errors import Cause, Side
+from proxy.memory import Memory
 from proxy.routing.key import is_within, normal_user
 from proxy.routing.lifespans import SHORT_S
 from proxy.routing.model import Reason, TokenFate
@@ -35,8 +34,6 @@ from proxy.server.record import ConnectionRecord, Observer
 from proxy.server.shared_sources import SharedSources
 from proxy.server.table import Established
 
-V = TypeVar("V")
-
 _CLIENTS = 10_000  # remembered; the longest unseen goes first
 
 
@@ -49,8 +46,8 @@ class Signs:
     observer: Observer
     wall: Callable[[], float]
     _young: dict[int, tuple[Passage, Passage | None]] = field(default_factory=dict)
-    _last: OrderedDict[str, Passage] = field(default_factory=OrderedDict)
-    _hops: OrderedDict[str, Hops] = field(default_factory=OrderedDict)
+    _last: Memory[str, Passage] = field(default_factory=lambda: Memory(_CLIENTS))
+    _hops: Memory[str, Hops] = field(default_factory=lambda: Memory(_CLIENTS))
 
     def established(self, row: Established) -> None:
         record, host = row.record, row.host
@@ -66,7 +63,7 @@ class Signs:
             before.host.lifespans.works()  # it sent this client on
         self._young[record.id] = passage, before
         for name in _names(record, passage):
-            _remember(self._last, name, passage)
+            self._last[name] = passage
 
     def gone(self, row: Established) -> None:
         record, ending = row.record, row.record.ending
@@ -101,7 +98,7 @@ class Signs:
         if by_destination and before is not None and before.sent_by == passage.sent_by:
             return  # whoever dials one host again and again may do so by himself
         hops = self._hops.get(record.client.host) or Hops()
-        _remember(self._hops, record.client.host, hops)
+        self._hops[record.client.host] = hops
         if hops.ended(now):
             evidence = {"hops": LOOP_HOPS, "within_s": LOOP_S}
             self.observer.sign_seen(Sign.REDIRECT_LOOP, record, evidence)
@@ -138,13 +135,6 @@ class Signs:
             if now - passage.seen_at < SHORT_S:
                 return
             del self._young[conn_id]
-
-
-def _remember(known: OrderedDict[str, V], name: str, value: V) -> None:
-    known[name] = value
-    known.move_to_end(name)
-    if len(known) > _CLIENTS:
-        known.popitem(last=False)
 
 
 def _sent_by(record: ConnectionRecord) -> str | None:

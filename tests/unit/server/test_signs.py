@@ -254,9 +254,10 @@ def test_a_client_that_comes_again_with_its_token_was_not_sent_on(house: House) 
 
 
 def test_memory_is_bounded_and_the_longest_unseen_client_goes_first(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_CLIENTS", 3)
+    house = House()
     house.glance("a", source="203.0.113.1")
     for number in (2, 3, 4):
         house.glance("a", source=f"203.0.113.{number}")
