@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from proxy import sockets
 from proxy.address import Address
-from proxy.control.certificates import read_certificate, time_text
+from proxy.control.certificates import read_certificate, utc_text
 from proxy.control.exposition import Sample
 from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.inventory import Inventory
@@ -83,7 +83,7 @@ class Verdict:
             "listener": self.way.door.name if self.way else None,
             "token_address": str(self.way.token_address) if self.way else None,
             "detail": self.fault,
-            "tested_at": time_text(round(self.at)),
+            "tested_at": utc_text(round(self.at)),
         }
 
 

@@ -62,8 +62,8 @@ class Certificate:
             "names": list(self.names),
             "issuer": self.issuer,
             "self_signed": self.self_signed,
-            "not_before": time_text(self.not_before),
-            "not_after": time_text(self.not_after),
+            "not_before": utc_text(self.not_before),
+            "not_after": utc_text(self.not_after),
             "key": self.key,
             "faults": list(self.faults),
         }
@@ -101,7 +101,7 @@ def read_certificate(der: bytes) -> Certificate:
         )
 
 
-def time_text(seconds: float | None) -> str | None:
+def utc_text(seconds: float | None) -> str | None:
     """`2026-11-26T12:00:00Z`."""
     if seconds is None:
         return None

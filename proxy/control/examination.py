@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proxy.address import Address
-from proxy.control.certificates import Certificate, read_certificate, time_text
+from proxy.control.certificates import Certificate, read_certificate, utc_text
 from proxy.control.probe import ProbeResult
 from proxy.wire.x224 import (
     FailureCode,
@@ -93,7 +93,7 @@ class Examination:
         yield "subject", unknown if certificate.subject is None else certificate.subject or "empty"
         yield "names", " ".join(certificate.names) or "none"
         yield "issuer", unknown if issuer is None else issuer or "empty"
-        yield "not before", time_text(certificate.not_before) or unknown
+        yield "not before", utc_text(certificate.not_before) or unknown
         yield "not after", self._end(certificate.not_after) or unknown
         yield "key", certificate.key or unknown
         yield "sha256", certificate.sha256
@@ -105,4 +105,4 @@ class Examination:
         if not_after is None:
             return None
         days = int(abs(not_after - self.now) // 86400)
-        return f"{time_text(not_after)} ({days} days {'left' if not_after > self.now else 'ago'})"
+        return f"{utc_text(not_after)} ({days} days {'left' if not_after > self.now else 'ago'})"

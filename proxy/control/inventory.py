@@ -26,7 +26,7 @@ from proxy.control.certificates import (
     names_in_common,
     read_certificate,
     rolled_by_itself,
-    time_text,
+    utc_text,
 )
 from proxy.control.exposition import Sample
 from proxy.control.http import Answer, Handler, Request, json_answer
@@ -75,7 +75,7 @@ class Known:
             "flags": list(self.flags),
             "tls": self.tls,
             "certificate": self.certificate.as_dict() if self.certificate else None,
-            "seen_at": time_text(round(self.seen_at)) if self.seen_at else None,
+            "seen_at": utc_text(round(self.seen_at)) if self.seen_at else None,
             "changes": self.changes,
         }
 
@@ -206,7 +206,7 @@ class Inventory:
             "old_subject": old.subject if old.subject != new.subject else None,
             "subject": new.subject,
             "self_signed": new.self_signed,
-            "not_after": time_text(new.not_after),
+            "not_after": utc_text(new.not_after),
         }
         level = logging.INFO if rolled else logging.WARNING
         log.log(level, "host_certificate_changed", extra=fields)

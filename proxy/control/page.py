@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 
 from proxy import __version__
-from proxy.control.certificates import time_text
+from proxy.control.certificates import utc_text
 from proxy.control.http import Answer, Handler, Readiness, Request
 from proxy.control.query import only
 
@@ -122,7 +122,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _day(at: float | None) -> str:
-    return (time_text(at) or "?")[:10]
+    return (utc_text(at) or "?")[:10]
 
 
 def _size(count: int) -> str:

@@ -46,11 +46,6 @@ class Broker:
         """The host of a user's session in a collection."""
         return self._sessions.get((collection, user.casefold()))
 
-    def log_off(self, user: str) -> None:
-        """End all sessions of a user."""
-        for key in [key for key in self._sessions if key[1] == user.casefold()]:
-            del self._sessions[key]
-
     def sessions_on(self, host: str) -> int:
         return sum(1 for place in self._sessions.values() if place == host)
 

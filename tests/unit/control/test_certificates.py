@@ -22,7 +22,7 @@ from proxy.control.certificates import (
     names_in_common,
     read_certificate,
     rolled_by_itself,
-    time_text,
+    utc_text,
 )
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -86,7 +86,7 @@ def test_json_has_its_times_as_text() -> None:
         "2026-01-01T00:00:00Z",
         "2026-07-01T12:30:00Z",
     )
-    assert time_text(None) is None
+    assert utc_text(None) is None
 
 
 @pytest.mark.parametrize(

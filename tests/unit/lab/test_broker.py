@@ -52,13 +52,6 @@ def test_a_user_whom_a_lost_host_takes_in_stays_where_all_are_lost() -> None:
     assert it.arrive("alice", "a1") == "a1"
 
 
-def test_who_logs_off_is_a_new_user_again() -> None:
-    it = broker()
-    it.place("alice", "a3")
-    it.log_off("alice")
-    assert it.arrive("alice", "a1") == "a1"
-
-
 def test_ties_fall_alike_for_the_same_seed_and_after_a_reset() -> None:
     def placed(it: Broker) -> list[str]:
         it.place("first", "a1")
