@@ -60,6 +60,7 @@ integration: setup  ## the running product on loopback
 	$(BIN)/pytest $(if $(COVERAGE),--cov --cov-append --cov-report=) $(INTEGRATION)
 
 coverage: setup  ## what the last `make unit integration COVERAGE=1` has left out, with its gate
+	$(BIN)/python -m tests.coverage_data
 	$(BIN)/coverage report --fail-under=95
 
 interop: setup  ## real RDP clients and hosts; needs `make packages`

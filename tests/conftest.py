@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
+
+from tests.coverage_data import drop_halves
 
 LOOPS: Mapping[str, Callable[[], AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -31,6 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="uvloop",
         help="event loop of the asynchronous tests (default: uvloop, as in production)",
     )
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Drop what killed processes have half written before pytest-cov reads it."""
+    result = yield
+    if not hasattr(session.config, "workerinput"):
+        drop_halves(session.config.rootpath)
+    return result
 
 
 def pytest_asyncio_loop_factories(
