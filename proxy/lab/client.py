@@ -92,7 +92,7 @@ class Client:
     byte_by_byte: bool = False
     think_s: float = 0.0
     hold_s: float = 0.0
-    timeout_s: float = 10.0
+    timeout_s: float = 30.0
     direct: bool = False
     probes: bool = True
     redirections: int = 1

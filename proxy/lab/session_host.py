@@ -36,7 +36,7 @@ from proxy.wire import tokens, x224
 from proxy.wire.incomplete import Incomplete
 
 ECHO_CHANNEL = "labecho"
-_LOGIN_S = 20.0  # for everything before the session
+_LOGIN_S = 60.0  # for everything before the session
 _DISCONNECT = mcs.data_packet(bytes.fromhex("2180"))  # MCS Disconnect Provider Ultimatum
 
 

@@ -63,7 +63,7 @@ async def test_a_contender_leaves_nothing_behind(
     monkeypatch.chdir(tmp_path)
     async with Farm.start(hosts=2) as farm:
         async with CONTENDERS[name](farm) as address:
-            assert (await farm.client(address, "alice", timeout_s=5).login()).legs[0].reached
+            assert (await farm.client(address, "alice").login()).legs[0].reached
         with pytest.raises(ConnectionRefusedError):
             await Link.dial(address)
     assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,7 @@ def contender(kind: str, hosts: int | None = None) -> Contender:
 def options(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
-    return parser.parse_args(["--users", "6", "--logins", "2", *words])
+    return parser.parse_args(["--users", "20", "--logins", "2", *words])
 
 
 def test_both_plain_balancers_fail_logins_and_the_json_says_how_many(
@@ -54,9 +54,9 @@ def test_both_plain_balancers_fail_logins_and_the_json_says_how_many(
     assert [list(run) for run in runs] == [KEYS, KEYS]
     assert [run["balancer"] for run in runs] == ["round_robin", "sticky"]
     for run in runs:
-        assert run["logins"] == 12
+        assert run["logins"] == 40
         assert 0 < run["unexpected_certificate"] <= run["failed"]
-    assert runs[0]["failed"] > 6
+    assert runs[0]["failed"] > 20
     assert runs[1]["tokens"] == runs[1]["tokens_misrouted"] > 0
     assert runs[1]["added_ms_p50"] <= runs[1]["added_ms_p99"]
 
@@ -66,7 +66,7 @@ def test_one_failed_login_through_the_proxy_is_exit_code_1(
 ) -> None:
     assert demo.main(options(), {"rdp-proxy": contender("sticky")}) == 1
     told = capsys.readouterr().out
-    assert "rdp-proxy: 12 of 12 logins" in told
+    assert "rdp-proxy: 40 of 40 logins" in told
     assert "failures by cause" in told
     assert "An unexpected server authentication certificate was received" in told
 
