@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
+
 from proxy.lab.farm import Farm
 from tests.integration.running import RunningProxy, running, two_nodes
 from tests.servers.redis import RedisServer
@@ -47,6 +49,7 @@ async def all_is_kept(one: RunningProxy, two: RunningProxy, host: str) -> None:
     await one.until(both_know)
 
 
+@pytest.mark.usefixtures("patient_nodes")
 async def test_of_changes_at_two_nodes_in_one_instant_none_is_lost(
     tmp_path: Path, server: RedisServer
 ) -> None:
