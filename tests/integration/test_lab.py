@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,12 @@ async def demo(*words: str) -> tuple[int | None, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(PATIENCE_S):
-        out, errors = await child.communicate()
+    try:
+        async with asyncio.timeout(5 * PATIENCE_S):  # for three balancers, one after the other
+            out, errors = await child.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
     return child.returncode, out.decode(), errors.decode()
 
 
@@ -38,13 +43,13 @@ async def demo(*words: str) -> tuple[int | None, str, str]:
 async def test_no_login_fails_through_rdp_proxy_where_plain_balancers_fail_many(
     words: list[str],
 ) -> None:
-    code, out, errors = await demo("--users", "25", "--logins", "3", "--json", *words)
+    code, out, errors = await demo("--users", "20", "--logins", "2", "--json", *words)
     assert code == 0, errors
     round_robin, sticky, own = json.loads(out)["runs"]
     assert own["balancer"] == "rdp-proxy"
-    assert (own["logins"], own["failed"], own["tokens_misrouted"]) == (75, 0, 0)
+    assert (own["logins"], own["failed"], own["tokens_misrouted"]) == (40, 0, 0)
     assert own["tokens"] > 0
-    assert round_robin["failed"] > 37
+    assert round_robin["failed"] > 20
     assert sticky["tokens_misrouted"] > 0
 
 

@@ -80,7 +80,7 @@ async def test_a_killed_server_that_returns_empty_is_seeded_again_by_touches(
             await one.store.get(key(1))
         assert [one.store.recall(key(1)), two.store.recall(key(1))] == ["a", "a"]
         server.start()
-        await until(lambda: one.store.is_up and two.store.is_up)
+        await until(lambda: StoreEvent.BACK in one.told and StoreEvent.BACK in two.told)
         assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
         assert await two.store.get(key(1)) is None
         assert await one.store.touch("one", [Touch(key(1), "a", 600.0)]) == ["a"]
@@ -138,7 +138,7 @@ async def test_a_server_that_takes_no_writes_is_away(
             await one.store.claim(key(1), "a", expected=None, ttl_s=60.0)
         await until(lambda: not one.store.is_up)
         assert server.cli(*mend) == "OK"
-        await until(lambda: one.store.is_up)
+        await until(lambda: StoreEvent.BACK in one.told)
         await one.store.claim(key(1), "a", expected=None, ttl_s=60.0)
     assert one.told == [StoreEvent.AWAY, StoreEvent.BACK]
 
