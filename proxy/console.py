@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.settings import Settings
 
 OK, NO, WRONG = 0, 1, 2
+_WIDE = 10_000  # columns
 
 
 class CommandError(Exception):
@@ -67,17 +68,21 @@ def time_text(seconds: float) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table; what a row does not have is a dash."""
+    """Print a table; what a row does not have is a dash, what none has is left out.
+
+    Nothing is cut or folded: of a line that is too long for it a terminal makes two.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    console = Console(width=_WIDE, highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    shown = [it for it in columns if not rows or any(row.get(it) is not None for row in rows)]
+    for column in shown:
         justify: Any = "right" if rows and _is_number(rows[0].get(column)) else "left"
         grid.add_column(column, justify=justify)
     for row in rows:
-        cells = (row.get(column) for column in columns)
+        cells = (row.get(column) for column in shown)
         grid.add_row(*("-" if cell is None else _cell(cell) for cell in cells))
     console.print(grid)
 

@@ -22,6 +22,18 @@ def test_numbers_stand_at_the_right_and_words_at_the_left(
     assert capsys.readouterr().out.splitlines()[1].rstrip() == "no     5"
 
 
+def test_a_table_is_whole_however_wide_and_without_empty_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    names = " ".join(f"rdsh{number:02}.example" for number in range(40))
+    table(["host", "cause", "names"], [{"host": "a", "names": names}, {"host": "b"}])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in lines] == ["host  names", f"a     {names}", "b     -"]
+    table(["host", "cause"], [])
+    assert capsys.readouterr().out.split() == ["host", "cause"]
+
+
 def test_what_could_play_with_the_terminal_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     say("CN=\x1b[2Jü\nCN=\u202e")
     table(["user"], [{"user": "a\x1b]0;b\x07\nc"}])
