@@ -51,6 +51,16 @@ def test_a_file_gets_a_line_for_each_quarter(total: int, lines: list[int]) -> No
     ]
 
 
+def test_eighty_columns_are_enough() -> None:
+    out = io.StringIO()
+    failures = [failed(Failure.UNEXPECTED_CERTIFICATE, 2)] * 91
+    show(Console(file=out, width=80), [Run("round_robin", failures, added_ms=[13.69])])
+    text = " ".join(out.getvalue().split())
+    words = ("round_robin", "misrouted", "91 unexpected", "certificate", "13.69")
+    assert all(f" {word} " in f" {text} " for word in words)
+    assert "…" not in text
+
+
 def test_the_table_has_figures_causes_and_traces_and_takes_no_text_for_markup() -> None:
     out = io.StringIO()
     runs = [
