@@ -13,14 +13,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from proxy import rows
 from proxy.console import NO, OK, CommandError, load, number, say, table, time_text, why
+from proxy.rows import Row
 
 _ADMIN = "unix:admin.sock"
 _ASK_S = 15.0
 _CHANGE_S = 70.0  # longer than the proxy gives itself
 _LOOK_AGAIN_S = 1.0
 _WHERE = "does the proxy run? STATE_DIRECTORY or --admin tells where it is"
-_SHORT = 12  # digits of a fingerprint: enough to see who has the same one
 _AWAY_S = 60.0  # a front that is started again or replaced is back by then
 
 Command = Callable[[argparse.Namespace], int]
@@ -28,23 +29,30 @@ AddCommand = Callable[[str, Command, str], argparse.ArgumentParser]
 
 
 class _View(NamedTuple):
-    """A table of the admin endpoint, and the columns that a person wants."""
+    """A table of the admin endpoint, the columns that a person wants, and their cells in a row."""
 
     rows: str
     columns: str
+    row: Callable[[Row], Row]
 
 
-_HOSTS = _View("hosts", "pool host address configured up will since weight connections cause agent")
+_HOSTS = _View(
+    "hosts",
+    "pool host address configured up will since weight connections cause agent",
+    rows.host,
+)
 _CONNECTIONS = _View(
     "connections",
-    "client user pool host reason token_fate answer bytes_up bytes_down duration_s",
+    "client user pool host reason token_fate answer bytes_up bytes_down duration",
+    rows.connection,
 )
 _CERTIFICATES = _View(
     "certificates",
     "pool host answer tls subject names self_signed not_after sha256 seen_at changes",
+    rows.certificate,
 )
-_CANARY = _View("canary", "pool host up listener token_address tested_at detail")
-_PINS = _View("pins", "pool key host expires_in_s touched_s_ago")
+_CANARY = _View("canary", "pool host up listener token_address tested_at detail", dict)
+_PINS = _View("pins", "pool key host expires_in touched", rows.pin)
 
 _HELP = {
     "client": ("ADDRESS", "its IP address"),
@@ -65,21 +73,21 @@ _PARAMETERS = (*_HELP, "will", "weight", "close")
 
 def add_to(command: AddCommand) -> None:
     """Add the commands; `command` makes one of a name, what it does, and its help."""
-    hosts = command("hosts", _hosts, "Show the session hosts of a running proxy.")
+    hosts = command("hosts", _shows(_HOSTS), "Show the session hosts of a running proxy.")
     _takes(hosts, "host", "pool")
     _add_wills(command)
-    shows = _shows(_CONNECTIONS)
-    connections = command("connections", shows, "Show its established connections.")
+    connections = command("connections", _shows(_CONNECTIONS), "Show its established connections.")
     connections.add_argument("--client", metavar="ADDRESS|NAME", help="or a user's name")
     _takes(connections, "host", "pool", "limit")
 
     text = "Show which certificate each host shows, and how it negotiates (--json: all of it)."
-    _takes(command("certificates", _certificates, text), "host", "pool")
+    _takes(command("certificates", _shows(_CERTIFICATES), text), "host", "pool")
 
     text = "Show whether a redirection to each host would work now; 1 if one would not."
     _takes(command("canary", _canary, text))
 
-    pins = command("pins", _list, "Show or change which client is pinned to which host.")
+    listing = _shows(_PINS)
+    pins = command("pins", listing, "Show or change which client is pinned to which host.")
     acts = pins.add_subparsers(title="acts", metavar="ACT", required=True)
 
     def act(name: str, run: Command, text: str, *parameters: str) -> argparse.ArgumentParser:
@@ -89,7 +97,7 @@ def add_to(command: AddCommand) -> None:
         return added
 
     text = "List the pins in force."
-    act("list", _list, text, "client", "user", "host", "pool", "limit")
+    act("list", listing, text, "client", "user", "host", "pool", "limit")
     text = "Tell what a client is pinned to, for how long, and who is connected by that pin."
     act("show", _show, text, "client", "user", "pool")
     text = "Pin a client to a host, on all nodes, from its next connection on."
@@ -142,27 +150,6 @@ def _shows(view: _View) -> Command:
         return _print(args, answer, lambda: _rows(view, answer))
 
     return show
-
-
-def _hosts(args: argparse.Namespace) -> int:
-    from proxy.host_rows import host_row
-
-    answer = _ask(args, "hosts")
-    rows = [host_row(row) for row in answer["hosts"]]
-    return _print(args, answer, lambda: _rows(_HOSTS, {"hosts": rows}))
-
-
-def _certificates(args: argparse.Namespace) -> int:
-    answer = _ask(args, "certificates")
-
-    def people() -> None:
-        for row in answer["certificates"]:
-            row.update(row["certificate"] or {})
-            row["names"] = " ".join(row.get("names", ())) or None
-            row["sha256"] = row["sha256"][:_SHORT] if "sha256" in row else None
-        _rows(_CERTIFICATES, answer)
-
-    return _print(args, answer, people)
 
 
 def _wish(args: argparse.Namespace) -> int:
@@ -251,18 +238,6 @@ def _canary(args: argparse.Namespace) -> int:
     return NO if any(row["up"] is False for row in answer["canary"]) else OK
 
 
-def _list(args: argparse.Namespace) -> int:
-    answer = _ask(args, "pins")
-
-    def people() -> None:
-        for row in answer["pins"]:
-            if row["expires_in_s"] is None:
-                row["expires_in_s"] = "never"
-        _rows(_PINS, answer)
-
-    return _print(args, answer, people)
-
-
 def _show(args: argparse.Namespace) -> int:
     answer = _ask(args, "pins/show")
 
@@ -321,10 +296,10 @@ def _told(pin: dict[str, Any]) -> Iterator[str]:
 
 
 def _rows(view: _View, answer: dict[str, Any]) -> None:
-    rows = answer[view.rows]
-    table(view.columns.split(), rows)
-    if answer.get("more") or answer.get("total", 0) > len(rows):
-        sys.stderr.write(f"rdp-proxy: the first {len(rows)}; there are more (--limit)\n")
+    found = answer[view.rows]
+    table(view.columns.split(), [view.row(row) for row in found])
+    if answer.get("more") or answer.get("total", 0) > len(found):
+        sys.stderr.write(f"rdp-proxy: the first {len(found)}; there are more (--limit)\n")
 
 
 def _print(args: argparse.Namespace, answer: object, people: Callable[[], None]) -> int:

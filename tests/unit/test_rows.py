@@ -1,4 +1,4 @@
-"""A host's row for people: plain where all is as configured, in words where it is not."""
+"""Rows for people: plain where all is as configured, in words where it is not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.host_rows import host_row
+from proxy import rows
 
 PLAIN: dict[str, Any] = {
     "pool": "desktops",
@@ -33,7 +33,7 @@ AGENT = {"will": "ready", "down": False, "percent": 75, "max_connections": None,
 
 
 def test_a_host_as_configured_has_plain_cells() -> None:
-    assert host_row(PLAIN) == {
+    assert rows.host(PLAIN) == {
         "pool": "desktops",
         "host": "rdsh01",
         "address": "10.0.0.21:3389",
@@ -73,4 +73,19 @@ def test_a_host_as_configured_has_plain_cells() -> None:
     ],
 )
 def test_what_is_not_as_configured_is_told(column: str, said: dict[str, Any], shown: str) -> None:
-    assert host_row(PLAIN | said)[column] == shown
+    assert rows.host(PLAIN | said)[column] == shown
+
+
+def test_a_certificate_has_its_names_and_the_beginning_of_its_fingerprint() -> None:
+    known = {"subject": "CN=farm", "names": ["a", "b"], "sha256": "0123456789abcdef"}
+    row = rows.certificate({"host": "rdsh01", "certificate": known})
+    assert (row["subject"], row["names"], row["sha256"]) == ("CN=farm", "a b", "0123456789ab")
+    assert rows.certificate({"certificate": known | {"names": []}})["names"] is None
+    assert rows.certificate({"host": "rdsh01", "certificate": None}).get("subject") is None
+
+
+def test_times_are_in_words() -> None:
+    assert rows.connection({"duration_s": 61.5})["duration"] == "1 min 2 s"
+    pin = rows.pin({"expires_in_s": 7200.0, "touched_s_ago": 3.2})
+    assert (pin["expires_in"], pin["touched"]) == ("2 h", "3 s ago")
+    assert rows.pin({"expires_in_s": None, "touched_s_ago": 0.0})["expires_in"] == "never"
