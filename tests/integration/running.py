@@ -133,6 +133,14 @@ class RunningProxy:
             assert time.monotonic() < deadline, "it did not come to hold"
             await asyncio.sleep(0.05)
 
+    async def until_active(self, count: int) -> None:
+        """Wait until there are so many connections: a client's own end is known a little later."""
+
+        async def are_there() -> bool:
+            return await self.metric("connections_active") == count
+
+        await self.until(are_there)
+
     async def until_ended(self, count: int) -> list[dict[str, Any]]:
         """Wait until so many connections have their end in the log; their lines."""
         deadline = time.monotonic() + PATIENCE_S

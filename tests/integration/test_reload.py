@@ -44,6 +44,11 @@ async def test_a_file_that_cannot_be_used_is_refused_with_all_of_its_problems(
         bad["pools"][0]["health"] = {"check": "x225", "interval": "1"}
         bad["listeners"][0]["pool"] = "nowhere"
         await w.reload(bad)
+
+        async def all_are_told() -> bool:
+            return len(list(w.proxy.events("config_refused"))) >= 3
+
+        await w.proxy.until(all_are_told)
         details = [line["detail"] for line in w.proxy.events("config_refused")]
         assert len(details) == 3
         assert all(detail.startswith(f"{w.proxy.file}:1:") for detail in details)

@@ -216,6 +216,6 @@ async def test_a_client_in_the_hands_of_the_old_front_is_brought_to_its_host(
             writer.write(request[5:])
             assert (await reader.read(1)) == b"\x03", "the host has answered"
         assert upgrading.result()[0] == 0
-        assert await proxy.metric("connections_active") == 1
+        await proxy.until_active(1)
         writer.close()
         await writer.wait_closed()

@@ -73,11 +73,7 @@ async def test_a_front_that_cannot_start_leaves_the_old_one_which_hears_what_end
         assert await version(proxy) != NEW_VERSION
         assert await other.echo(b"alive") == b"alive"
         assert (await farm.client(proxy.address, "c").login()).ok
-
-        async def one_is_left() -> bool:
-            return await proxy.metric("connections_active") == 1
-
-        await proxy.until(one_is_left)
+        await proxy.until_active(1)
         lines = list(proxy.events("connection_ended"))
         assert len({line["id"] for line in lines}) == len(lines), "each is accounted for once"
 
@@ -149,7 +145,7 @@ async def test_a_new_front_that_is_killed_again_and_again_cuts_nobody(tmp_path: 
             assert await session.echo(b"alive") == b"alive"
             assert (await farm.client(proxy.address, "b").login()).ok
         assert (await upgrade(proxy))[0] == 0
-        assert await proxy.metric("connections_active") == 1
+        await proxy.until_active(1)
 
 
 async def test_an_old_front_that_dies_in_the_middle_of_an_upgrade_is_no_loss(
@@ -177,4 +173,4 @@ async def test_an_old_front_that_dies_in_the_middle_of_an_upgrade_is_no_loss(
         await proxy.until(upgraded)
         assert await session.echo(b"alive") == b"alive"
         assert (await farm.client(proxy.address, "b").login()).ok
-        assert await proxy.metric("connections_active") == 1
+        await proxy.until_active(1)
