@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     control = socket.socket(fileno=options.control_fd)
     sys.setswitchinterval(SWITCH_S)
+    gc.disable()  # until the front is built: nothing of it is garbage
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(control, options.config))
 

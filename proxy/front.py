@@ -234,6 +234,7 @@ class Front:
             # What was built until now lives as long as the process: the collector may skip it.
             gc.collect()
             gc.freeze()
+            gc.enable()
             if self.link.is_upgrade:
                 self.views.listening = True  # the node does: the old one accepts still
                 await self._serve(shown)

@@ -102,6 +102,7 @@ class Metrics:
         self._sets = LabelSets(clock)
         self._ended_bytes: dict[tuple[str, str], Carried] = {}
         self._listeners: set[str] = set()
+        self._bound: set[tuple[str, str]] = set()  # hosts, by pool and name
         self._live = Tally[str]()  # connections by listener
         for event in StoreEvent:
             self._sets.bind("affinity_events_total", event)
@@ -246,6 +247,9 @@ class Metrics:
             if series.kind == "histogram" and series.labels:
                 self._sets.bind(name, pool.name)
         for host in pool.hosts:
+            if (pool.name, host.name) in self._bound:
+                continue
+            self._bound.add((pool.name, host.name))
             self._bytes_at(pool.name, host.name)
             for failure in _HOST_CAUSES:
                 self._sets.bind("host_failures_total", pool.name, host.name, failure)
@@ -258,6 +262,7 @@ class Metrics:
         for kind, *names in gone:
             if kind == "host":
                 self._ended_bytes.pop((names[0], names[1]), None)
+                self._bound.discard((names[0], names[1]))
         return bool(gone)
 
     def _bytes_of(self, record: ConnectionRecord) -> Carried:

@@ -288,9 +288,11 @@ class Pool:
             more = settings.token_addresses if len(addresses) == 1 else ()
             for name, address in addresses.items():
                 host = self.by_name.get(name) or Host(self.name, name, settings, address)
-                host.settings, host.address = settings, address
-                host.names = frozenset((address, *more))
-                host.leaving = False
+                if host.settings != settings:  # else there is nothing to judge
+                    host.settings = settings
+                if host.leaving:
+                    host.leaving = False
+                host.address, host.names = address, frozenset((address, *more))
                 yield host
 
     def _have(self, configured: Mapping[str, Host]) -> None:

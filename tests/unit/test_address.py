@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +112,14 @@ def test_any_text_is_an_address_or_a_value_error(text: str, default_port: int | 
     except ValueError:
         return
     assert Address.parse(str(address)) == address
+
+
+@given(st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){2,4}\n?", fullmatch=True))
+def test_what_looks_like_an_ipv4_address_is_one_where_the_library_says_so(text: str) -> None:
+    try:
+        known = str(ip_address(text))
+    except ValueError:
+        known = None
+    assert Address(text, 1).is_ip == (known is not None)
+    if known:
+        assert canonical_host(text) == known
