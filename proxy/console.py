@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from proxy.settings import Settings
 
 OK, NO, WRONG = 0, 1, 2
-_WIDE = 10_000  # columns
 
 
 class CommandError(Exception):
@@ -72,25 +71,30 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
 
     Nothing is cut or folded: of a line that is too long for it a terminal makes two.
     """
-    from rich.console import Console
-    from rich.table import Table
+    from rich.cells import cell_len  # its tables take seconds for some thousand rows
 
-    console = Console(width=_WIDE, highlight=False)
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [it for it in columns if not rows or any(row.get(it) is not None for row in rows)]
-    for column in shown:
-        justify: Any = "right" if rows and _is_number(rows[0].get(column)) else "left"
-        grid.add_column(column, justify=justify)
-    for row in rows:
-        cells = (row.get(column) for column in shown)
-        grid.add_row(*("-" if cell is None else _cell(cell) for cell in cells))
-    console.print(grid)
+    printed = []
+    for column in columns:
+        if rows and all(row.get(column) is None for row in rows):
+            continue
+        cells = [column, *(_cell(row.get(column)) for row in rows)]
+        widths = [cell_len(cell) for cell in cells]
+        widest = max(widths)
+        blanks = [" " * (widest - width) for width in widths]
+        if rows and _is_number(rows[0].get(column)):
+            printed.append([blank + cell for cell, blank in zip(cells, blanks, strict=True)])
+        else:
+            printed.append([cell + blank for cell, blank in zip(cells, blanks, strict=True)])
+    lines = ["  ".join(line).rstrip() for line in zip(*printed, strict=True)]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _printable(str(value)).replace("[", r"\[")  # rich reads brackets as markup
+    return _printable(str(value))
 
 
 def _printable(text: str) -> str:

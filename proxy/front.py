@@ -108,9 +108,8 @@ class Front:
         )
         self.observers = Observers(self.health, self.metrics, self.log)
         self.gate = Gate(settings.limits, shared_sources(settings.pools), loop.time)
-        self.table = ConnectionTable(
-            self.hosts.farm.pool_of_connection, self.gate, self.observers, wall
-        )
+        pool_of = self.hosts.farm.pool_of_connection
+        self.table = ConnectionTable(pool_of, self.gate, self.observers, wall)
         self.relays = RelayPool(self.table, loop, on_ready=link.relay_ready, in_charge=False)
         # The same over restarts, and another for a second proxy on this machine.
         node = f"{socket.gethostname()}:{state_path('')}"

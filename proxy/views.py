@@ -23,7 +23,7 @@ from proxy.control.live import RelayState, Sources
 from proxy.control.logs import RecentEvents
 from proxy.control.metrics import Metrics
 from proxy.control.names import user_names
-from proxy.control.page import PageViews, page_routes
+from proxy.control.page import PageViews, Row, page_routes
 from proxy.control.pins import PinDesk
 from proxy.control.wills import WillDesk
 from proxy.observers import Observers
@@ -88,7 +88,7 @@ class Views:
         names = user_names(self.settings.log.users)
         pins = PinDesk(self.store, lambda: self.pools, self._records_of, names, self.wall)
         views = AdminViews(
-            self.health.snapshot,
+            self.health.of,
             self._hosts,
             self._records,
             pins,
@@ -96,10 +96,14 @@ class Views:
             self.wall,
             self.inventory.routes() | self.canary.routes(),
         )
+
+        async def hosts() -> list[Row]:
+            return [self._page_row(host, row) async for host, row in views.host_rows({})]
+
         page = PageViews(
             socket.gethostname(),
             self._readiness,
-            lambda: [self._page_row(row) for row in views.host_rows({})],
+            hosts,
             views.find_connections,
             self.metrics.counts,
             self.recent.newest,
@@ -108,9 +112,8 @@ class Views:
         )
         return admin_routes(views, self.settings.admin, page_routes(page))
 
-    def _page_row(self, row: Mapping[str, object]) -> Mapping[str, object]:
+    def _page_row(self, host: Host, row: Row) -> Row:
         """A host as the page shows it."""
-        host = self.pools[str(row["pool"])].by_name[str(row["host"])]
         known = self.inventory.of(host)
         return {
             **row,

@@ -18,11 +18,14 @@ import asyncio
 import base64
 import hmac
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Protocol
 
+from proxy.control.exposition import Slices
 from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.pins import PinDesk
 from proxy.control.query import QueryError, is_meant, limit, only
@@ -39,10 +42,6 @@ _ROWS_AT_ONCE = 500  # then clients have their turn: a long list must not hold u
 class HealthView(Protocol):
     """What health thinks of one host; `health.HostHealth` is one."""
 
-    @property
-    def pool(self) -> str: ...
-    @property
-    def host(self) -> str: ...
     @property
     def since_s(self) -> float: ...
     @property
@@ -62,7 +61,7 @@ class AdminViews:
     """Where the view is read, at each request, in the event loop.
 
     Attributes:
-        health: of the hosts that are checked.
+        health: of a host, if it is checked.
         connections: the established ones.
         pins: the table, in an operator's hand.
         wills: what is wanted of the hosts, likewise.
@@ -70,7 +69,7 @@ class AdminViews:
         more: routes of parts that show themselves.
     """
 
-    health: Callable[[], Iterable[HealthView]]
+    health: Callable[[Host], HealthView | None]
     hosts: Callable[[], Iterable[Host]]
     connections: Callable[[], Iterable[ConnectionRecord]]
     pins: PinDesk
@@ -78,19 +77,23 @@ class AdminViews:
     wall: Callable[[], float]
     more: Mapping[str, Handler] = field(default_factory=dict)
 
-    def host_rows(self, query: Mapping[str, str]) -> list[dict[str, object]]:
-        """What is known of each host that the query means."""
-        health = {(known.pool, known.host): known for known in self.health()}
+    async def host_rows(
+        self, query: Mapping[str, str]
+    ) -> AsyncIterator[tuple[Host, dict[str, object]]]:
+        """What is known of each host that the query means; between them others have their turn."""
+        slices = Slices(perf_counter)
         now = self.wall()
-        return [
-            {
-                **_host(host, health.get((host.pool, host.name))),
-                **self.wills.row(host),
-                "short_lived": host.lifespans.all_short(now),
-            }
-            for host in self.hosts()
-            if is_meant(query, host.pool, host.name)
-        ]
+        for host in list(self.hosts()):
+            if is_meant(query, host.pool, host.name):
+                yield (
+                    host,
+                    {
+                        **_host(host, self.health(host)),
+                        **self.wills.row(host),
+                        "short_lived": host.lifespans.all_short(now),
+                    },
+                )
+            await slices.turn()
 
     async def find_connections(self, query: Mapping[str, str]) -> dict[str, object]:
         """Those that the query's filters leave, as many as it asks for, and their number.
@@ -202,7 +205,10 @@ def _brings(request: Request, bearer: str, accepted: str) -> bool:
 
 async def _hosts(views: AdminViews, request: Request) -> Answer:
     only(request.query, "host", "pool")
-    return json_answer({"hosts": views.host_rows(request.query)})
+    # Row by row: the text of thousands in one step would hold up the event loop, or in a thread
+    # the interpreter.
+    rows = [json.dumps(row) async for _, row in views.host_rows(request.query)]
+    return Answer(f'{{"hosts": [{", ".join(rows)}]}}\n'.encode())
 
 
 def _host(host: Host, health: HealthView | None) -> dict[str, object]:

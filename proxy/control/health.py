@@ -268,24 +268,29 @@ class HealthMonitor:
 
     def snapshot(self) -> list[HostHealth]:
         """What is known of each host, in the order of the configuration."""
+        return [self._told(watched) for watched in self._watched.values()]
+
+    def of(self, host: Host) -> HostHealth | None:
+        """What is known of one host; None where it is not watched."""
+        watched = self._watched.get((host.pool, host.name))
+        return self._told(watched) if watched is not None else None
+
+    def _told(self, watched: Watched) -> HostHealth:
         now = self._clock()
-        return [
-            HostHealth(
-                pool=watched.host.pool,
-                host=watched.host.name,
-                address=watched.address,
-                up=watched.host.up,
-                since_s=now - watched.since,
-                passes=watched.passes,
-                failures=watched.failures,
-                cause=watched.cause,
-                detail=watched.detail,
-                last=watched.last,
-                checked_s=now - watched.checked_at if watched.last else None,
-                answered_s=now - watched.answered_at if watched.answered_at > -math.inf else None,
-            )
-            for watched in self._watched.values()
-        ]
+        return HostHealth(
+            pool=watched.host.pool,
+            host=watched.host.name,
+            address=watched.address,
+            up=watched.host.up,
+            since_s=now - watched.since,
+            passes=watched.passes,
+            failures=watched.failures,
+            cause=watched.cause,
+            detail=watched.detail,
+            last=watched.last,
+            checked_s=now - watched.checked_at if watched.last else None,
+            answered_s=now - watched.answered_at if watched.answered_at > -math.inf else None,
+        )
 
     async def _check(self, watched: Watched) -> None:
         host, health = watched.host, watched.settings

@@ -54,7 +54,7 @@ class PageViews:
 
     node: str
     readiness: Callable[[], Readiness]
-    hosts: Callable[[], Sequence[Row]]
+    hosts: Callable[[], Awaitable[Sequence[Row]]]
     connections: Callable[[Mapping[str, str]], Awaitable[Row]]
     counts: Callable[[str], Counts]
     events: Callable[[], Sequence[Row]]
@@ -77,7 +77,7 @@ def page_routes(views: PageViews) -> dict[str, Handler]:
             "asked": asked,
             "readiness": views.readiness(),
             "gauges": views.gauges(),
-            "hosts": views.hosts(),
+            "hosts": await views.hosts(),
             "found": await views.connections(asked | {"limit": str(_ROWS)}),
             "reasons": _totals(views.counts("connections_placed_total"), "reason"),
             "fates": _totals(views.counts("tokens_total"), "fate"),

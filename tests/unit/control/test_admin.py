@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -50,8 +51,6 @@ async def empty_table() -> AsyncIterator[SqliteStore]:
 
 @dataclass
 class _Health:
-    pool: str = "desktops"
-    host: str = "rdsh02"
     since_s: float = 12.0004
     failures: int = 3
     cause: Cause | None = Cause.REFUSED
@@ -77,11 +76,9 @@ class Proxy:
         self.connections: list[ConnectionRecord] = []
         self.store: Any = None
 
-    def routes(
-        self, settings: AdminSettings = TCP, pages: Mapping[str, Handler] | None = None
-    ) -> Any:
-        views = AdminViews(
-            health=lambda: [_Health()],
+    def views(self) -> AdminViews:
+        return AdminViews(
+            health=lambda host: _Health() if host.name == "rdsh02" else None,
             hosts=lambda: self.hosts,
             connections=lambda: self.connections,
             pins=PinDesk(self.store, dict, lambda _: [], lambda _: {}, lambda: NOW),
@@ -89,7 +86,11 @@ class Proxy:
             wall=lambda: NOW,
             more=Inventory(map(Pool, farm().pools), lambda: NOW).routes(),
         )
-        return admin_routes(views, settings, pages)
+
+    def routes(
+        self, settings: AdminSettings = TCP, pages: Mapping[str, Handler] | None = None
+    ) -> Any:
+        return admin_routes(self.views(), settings, pages)
 
     async def ask(self, path: str) -> Any:
         """The JSON of a call that goes well."""
@@ -102,6 +103,23 @@ class Proxy:
 @pytest.fixture
 def proxy() -> Proxy:
     return Proxy()
+
+
+async def test_clients_have_their_turn_while_thousands_of_hosts_are_told(proxy: Proxy) -> None:
+    proxy.hosts *= 1000
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others_run = asyncio.ensure_future(others())
+    rows = [row async for row in proxy.views().host_rows({})]
+    others_run.cancel()
+    assert len(rows) == 4000
+    assert turns > 3
 
 
 async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:

@@ -71,7 +71,7 @@ class House:
         views = PageViews(
             "node1",
             lambda: Readiness(listening=True, relays_attached=1, hosts={}, **self.ready),
-            lambda: self.hosts,
+            self._hosts,
             self._find,
             lambda name: self.counters.get(name, []),
             lambda: self.events,
@@ -79,6 +79,9 @@ class House:
             lambda: 1_800_000_000.0,
         )
         self.routes = page_routes(views)
+
+    async def _hosts(self) -> list[Mapping[str, Any]]:
+        return self.hosts
 
     async def _find(self, query: Mapping[str, str]) -> Mapping[str, Any]:
         self.asked = query
