@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +95,7 @@ def farm(hosts: int) -> Iterator[None]:
 @contextmanager
 def proxy(hosts: int, check: str, interval: str) -> Iterator[tuple[list[int], Address, str]]:
     """rdp-proxy before them: its processes, its address, and where its metrics are."""
-    front, metrics = _free(), _free()
+    front, metrics = free_address(), free_address()
     lines = [
         f"listeners: [{{name: rdp, bind: '{front}', pool: desktops}}]",
         "pools:",
@@ -113,7 +113,7 @@ def proxy(hosts: int, check: str, interval: str) -> Iterator[tuple[list[int], Ad
         words = [sys.executable, "-m", "proxy", "run", "--config", str(file)]
         child = subprocess.Popen(words, env={"STATE_DIRECTORY": directory, "PATH": "/usr/bin"})
         try:
-            _await(f"http://{metrics}/readyz")
+            await_ready(f"http://{metrics}/readyz")
             time.sleep(_SETTLE_S)
             yield family(child.pid), front, f"http://{metrics}/metrics"
         finally:
@@ -121,13 +121,13 @@ def proxy(hosts: int, check: str, interval: str) -> Iterator[tuple[list[int], Ad
             child.wait()
 
 
-def _free() -> Address:
+def free_address() -> Address:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return Address("127.0.0.1", int(sock.getsockname()[1]))
 
 
-def _await(url: str) -> None:
+def await_ready(url: str) -> None:
     for _ in range(300):
         try:
             urllib.request.urlopen(url, timeout=1).close()
@@ -145,11 +145,11 @@ def _scrape(url: str) -> tuple[float, int]:
     return time.perf_counter() - began, size
 
 
-def _clients(front: Address, seconds: float) -> list[float]:
-    """What each of the clients of so many seconds had to wait, sorted."""
-    waits, end = [], time.perf_counter() + seconds
+def clients(front: Address, is_over: Callable[[], bool]) -> list[float]:
+    """What each of the clients that come until it is over had to wait, sorted."""
+    waits = []
     request = encode_connection_request()
-    while time.perf_counter() < end:
+    while not (waits and is_over()):
         began = time.perf_counter()
         with socket.create_connection(front, 10) as sock:
             sock.sendall(request)
@@ -159,7 +159,13 @@ def _clients(front: Address, seconds: float) -> list[float]:
     return sorted(waits)
 
 
-def _told(waits: list[float]) -> str:
+def in_(seconds: float) -> Callable[[], bool]:
+    """What is over in so many seconds."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() >= end
+
+
+def told(waits: list[float]) -> str:
     p50, p99 = (waits[len(waits) * percent // 100] * 1000 for percent in (50, 99))
     return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms, max {waits[-1] * 1000:.2f} ms ({len(waits)})"
 
@@ -172,10 +178,10 @@ def measure(hosts: int, check: str, seconds: float) -> None:
             print(f"{hosts} hosts, check {check} every {interval}: {percent:.2f} % of one core")
     with proxy(hosts, check, "10s") as (_, front, metrics):
         for _ in range(_ROUNDS):
-            print(f"not scraped: clients wait {_told(_clients(front, seconds))}")
+            print(f"not scraped: clients wait {told(clients(front, in_(seconds)))}")
             with scraper(metrics):
-                waits = _clients(front, seconds)
-            print(f"scraped:     clients wait {_told(waits)}")
+                waits = clients(front, in_(seconds))
+            print(f"scraped:     clients wait {told(waits)}")
 
 
 async def stalls(hosts: int, seconds: float) -> None:
@@ -222,7 +228,7 @@ async def _stalled(seconds: float) -> str:
         began = time.thread_time()
         await asyncio.sleep(0)
         longest = max(longest, time.thread_time() - began)
-    return f"a timer is late by {_told(sorted(late))}; longest turn {longest * 1000:.2f} ms of CPU"
+    return f"a timer is late by {told(sorted(late))}; longest turn {longest * 1000:.2f} ms of CPU"
 
 
 @contextmanager

@@ -40,7 +40,7 @@ _HERE = Path(__file__)
 
 @dataclass(frozen=True, slots=True)
 class PageViews:
-    """Where the page is read, at each request, in the event loop.
+    """Where the page is read, at each request, in the event loop; `counts` in a thread.
 
     Attributes:
         node: what this node is called.
@@ -79,14 +79,9 @@ def page_routes(views: PageViews) -> dict[str, Handler]:
             "gauges": views.gauges(),
             "hosts": await views.hosts(),
             "found": await views.connections(asked | {"limit": str(_ROWS)}),
-            "reasons": _totals(views.counts("connections_placed_total"), "reason"),
-            "fates": _totals(views.counts("tokens_total"), "fate"),
-            "endings": _totals(views.counts("connections_ended_total"), "phase", "side", "cause"),
-            "collections": _totals(views.counts("collections_total"), "listener", "alias"),
-            "suspected": _by_host(views.counts("suspected_certificate_mismatch_total")),
             "events": views.events(),
         }
-        text = await asyncio.to_thread(_PAGE.render, shown)
+        text = await asyncio.to_thread(lambda: _PAGE.render(shown | _counted(views.counts)))
         return Answer(text.encode(), content_type="text/html; charset=utf-8", headers=_HEADERS)
 
     async def style(_: Request) -> Answer:
@@ -96,6 +91,16 @@ def page_routes(views: PageViews) -> dict[str, Handler]:
         return Answer(b"", 204)
 
     return {"/": page, "/page.css": style, "/favicon.ico": no_icon}
+
+
+def _counted(counts: Callable[[str], Counts]) -> dict[str, object]:
+    return {
+        "reasons": _totals(counts("connections_placed_total"), "reason"),
+        "fates": _totals(counts("tokens_total"), "fate"),
+        "endings": _totals(counts("connections_ended_total"), "phase", "side", "cause"),
+        "collections": _totals(counts("collections_total"), "listener", "alias"),
+        "suspected": _by_host(counts("suspected_certificate_mismatch_total")),
+    }
 
 
 def _totals(counts: Counts, *by: str) -> list[tuple[str, int]]:
