@@ -32,6 +32,6 @@ def dialled_host(
     address = told or sockets.dialled(sock)
     if routes.named_by(address) is not None:
         return address
-    if is_within(ip_address(address.host), listener.vips) or sockets.is_own(address):
+    if address == listener.bind or is_within(ip_address(address.host), listener.vips):
         return None
-    return address
+    return None if sockets.is_own(address) else address

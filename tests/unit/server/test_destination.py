@@ -11,6 +11,7 @@ import pytest
 from proxy.address import Address
 from proxy.server.destination import dialled_host
 from proxy.settings import HostSettings, ListenerSettings, RouteBy
+from proxy.sockets import is_own
 from tests.unit.routing.farm import pool, routes
 
 HERE = Address("127.0.0.1", 3389)
@@ -45,6 +46,15 @@ def test_it_is_none_where_it_is_the_proxys_own(accepted: socket.socket) -> None:
     vip = Address("203.0.113.5", 443)
     for told in (None, HERE, vip):
         assert dialled_host(LISTENER, routes(FARM), accepted, told) is None
+
+
+def test_the_address_that_the_listener_has_is_its_own_whatever_the_kernel_takes_for_a_source(
+    accepted: socket.socket,
+) -> None:
+    bind = Address("127.0.1.1", 3389)
+    assert not is_own(bind)
+    listener = LISTENER.model_copy(update={"bind": bind})
+    assert dialled_host(listener, routes(FARM), accepted, bind) is None
 
 
 def test_a_host_may_have_an_address_of_this_machine(accepted: socket.socket) -> None:
