@@ -191,11 +191,12 @@ class Front:
         self.hurried = self.stopping.is_set()
         self.stopping.set()
         if self.replaced:
-            self._abandon()
+            self.listeners.abandon()
 
     def leave(self) -> None:
         """A newer front accepts clients: finish those in hand, and end."""
         self.replaced = True
+        self.relays.step_down()
         self.stopping.set()
 
     async def run(self, meanwhile: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -343,12 +344,9 @@ class Front:
         """Accept and show nothing; those in hand have a while until they are abandoned."""
         self.listeners.close()
         log.info("replaced", extra={"pid": os.getpid()})
-        asyncio.get_running_loop().call_later(IN_HAND_S, self._abandon)
+        asyncio.get_running_loop().call_later(IN_HAND_S, self.listeners.abandon)
         for server in servers:
             await server.stop()
-
-    def _abandon(self) -> None:
-        self.listeners.abandon()
 
     async def _drain(self) -> None:
         """Let balancers in front notice, take nobody new, let those who are here finish until
@@ -359,7 +357,7 @@ class Front:
         self.listeners.close()
         await self.listeners.release()
         await self._while(lambda: self.gate.connections > 0, self.settings.timeouts.stop_s)
-        self._abandon()
+        self.listeners.abandon()
         for conn_id in list(self.table.rows):
             self.relays.close(conn_id, Cause.STOPPED)
         self.hurried = False

@@ -82,6 +82,7 @@ class RelayPool:
         self._timeout_s = timeout_s
         self._on_ready = on_ready
         self._in_charge = in_charge
+        self._has_heir = False
         self._held: list[tuple[_Relay, contract.Ended | contract.Rows]] = []
         self._relays: list[_Relay] = []
         self._relay_of: dict[int, _Relay] = {}
@@ -119,6 +120,10 @@ class RelayPool:
         for relay in self._relays:
             if relay.retired:
                 self._retire(relay)
+
+    def step_down(self) -> None:
+        """A newer front is in charge: relays tell it alone what ends, and they end after that."""
+        self._has_heir = True
 
     async def hand_off(
         self,
@@ -263,7 +268,7 @@ class RelayPool:
         lost = [conn_id for conn_id, its in self._relay_of.items() if its is relay]
         for conn_id in lost:
             del self._relay_of[conn_id]
-        if lost:
+        if lost and not self._has_heir:
             self._observer.relay_lost(lost)
 
     def _enter(self, conn_id: int, relay: _Relay) -> None:

@@ -219,3 +219,41 @@ async def test_a_client_in_the_hands_of_the_old_front_is_brought_to_its_host(
         await proxy.until_active(1)
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_connection_that_outlives_two_upgrades_ends_once(tmp_path: Path) -> None:
+    """Its relay ends after it, while the front before the last has a client in hand still."""
+    async with (
+        Farm.start(hosts=2, redirect="none") as farm,
+        running(farm, tmp_path, timeouts={"connection_request": "600s"}) as proxy,
+        AsyncExitStack() as stack,
+    ):
+        held = await stack.enter_async_context(AsyncExitStack())
+        await held.enter_async_context(farm.client(proxy.address, "a", probes=False).session())
+        (relay,) = proxy.children("proxy.relay.process")
+        assert (await upgrade(proxy))[0] == 0
+        _, writer = await asyncio.open_connection(*proxy.address)
+        stack.callback(writer.close)
+        writer.write(b"\x03")
+
+        async def accepted() -> bool:
+            return await proxy.metric("connections_accepted_total") == 2
+
+        await proxy.until(accepted)
+        async with asyncio.TaskGroup() as tasks:
+            upgrading = tasks.create_task(upgrade(proxy))
+
+            async def replaced() -> bool:
+                return bool(list(proxy.events("replaced"))[1:])
+
+            await proxy.until(replaced)
+            await held.aclose()
+
+            async def old_relay_is_gone() -> bool:
+                return relay not in proxy.children("proxy.relay.process")
+
+            await proxy.until(old_relay_is_gone)
+            assert not upgrading.done(), "the old front is there still"
+            writer.close()
+        (ended,) = (it for it in proxy.events("connection_ended") if it["phase"] == "relay")
+        assert ended["cause"] == "closed"

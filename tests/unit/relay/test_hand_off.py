@@ -336,6 +336,17 @@ class TestUpgrade:
         pool.stop()
         ours.close()
 
+    async def test_the_end_of_a_relay_is_its_heirs_to_account_for(
+        self, pool: RelayPool, seen: Recorder
+    ) -> None:
+        relay = Relay(pool, 0)
+        await pool.ready(1, PATIENCE_S)
+        await give(pool, 1)
+        pool.step_down()
+        relay.sock.close()
+        await until(lambda: pool.connections == {})
+        assert seen.lost == []
+
     async def test_a_relay_that_tells_all_again_is_heard_once(
         self, pool: RelayPool, seen: Recorder
     ) -> None:
