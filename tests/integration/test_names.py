@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from proxy.address import Address
 from proxy.lab.farm import Farm
 from tests.integration.reloading import World, lives
 from tests.integration.running import running
-from tests.servers.ports import free_port
-
-DNSMASQ = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin")
-
-
-class NameServer:
-    """dnsmasq, which reads its records from a file."""
-
-    def __init__(self, directory: Path) -> None:
-        self.records = directory / "records"
-        self.address = Address("127.0.0.1", free_port())
-        self.child: asyncio.subprocess.Process
-
-    async def start(self) -> None:
-        assert DNSMASQ, "make packages"
-        host, port = self.address
-        self.child = await asyncio.create_subprocess_exec(
-            DNSMASQ,
-            *("--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"),
-            *(f"--port={port}", f"--listen-address={host}", "--bind-interfaces", "--user=root"),
-            *(f"--addn-hosts={self.records}", "--local-ttl=1", "--pid-file="),
-        )
-
-    def says(self, *addresses: str) -> None:
-        """From the next question on."""
-        self.records.write_text("".join(f"{address} farm.example\n" for address in addresses))
-        if self.child.returncode is None:
-            self.child.send_signal(signal.SIGHUP)
-
-    async def stop(self) -> None:
-        if self.child.returncode is None:
-            self.child.terminate()
-            await self.child.wait()
+from tests.servers.names import NameServer
 
 
 @asynccontextmanager
@@ -55,7 +19,7 @@ async def named_world(tmp_path: Path) -> AsyncIterator[tuple[World, NameServer]]
     server = NameServer(tmp_path)
     async with Farm.start(hosts=3) as farm:
         first, second, _ = (host.address for host in farm.hosts.values())
-        server.records.write_text(f"{first.host} farm.example\n{second.host} farm.example\n")
+        server.says(first.host, second.host)
         await server.start()
         entry = {"name": "rdsh", "address": f"farm.example:{first.port}"}
         overrides: dict[str, Any] = {
