@@ -100,11 +100,26 @@ async def test_a_listener_that_goes_leaves_its_clients_be(house: House) -> None:
     await house.who_takes_a_client(SECOND)
     await house.have(("rdp", FIRST))
     assert house.parent.unlistened == [SECOND]
+    assert [listener.settings.name for listener in house.listeners.open] == ["rdp"]
     assert house.reception.broken_off == 0
     house.listeners.abandon()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert house.reception.broken_off == 1, "they are broken off with all others, at a stop"
+
+
+async def test_of_a_listener_that_has_gone_nothing_is_kept(house: House) -> None:
+    await house.have(("rdp", FIRST), ("second", SECOND))
+    for _ in range(3):
+        await house.have(("rdp", FIRST))
+    assert house.parent.unlistened == [SECOND]
+
+
+async def test_a_front_that_stops_has_all_addresses_refuse_clients(house: House) -> None:
+    await house.have(("rdp", FIRST), ("second", SECOND))
+    house.listeners.close()
+    await house.listeners.release()
+    assert sorted(house.parent.unlistened) == [FIRST, SECOND]
 
 
 async def test_an_address_that_is_taken_lets_go_of_what_was_bound_with_it(house: House) -> None:
@@ -114,6 +129,9 @@ async def test_an_address_that_is_taken_lets_go_of_what_was_bound_with_it(house:
         await house.have(("rdp", FIRST), ("other", FIRST), ("second", SECOND), ("new", EVERYWHERE))
     assert house.parent.unlistened == [SECOND]
     assert await house.who_takes_a_client(FIRST) == "rdp"
+    with pytest.raises(OSError, match="listener new at"):
+        await house.have(("rdp", FIRST), ("new", EVERYWHERE))
+    assert house.parent.unlistened == [SECOND], "of the file before nothing is left"
 
 
 async def test_at_the_start_what_was_bound_stays_for_another_front(house: House) -> None:

@@ -160,6 +160,27 @@ async def test_a_bad_file_is_refused_with_all_problems_and_what_is_in_force_stay
     )
 
 
+async def test_a_bad_file_that_stays_is_told_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    signature = reload._signature
+
+    def look(path: str) -> tuple[int, ...] | None:
+        looks.append(path)
+        return signature(path)
+
+    monkeypatch.setattr(reload, "_signature", look)
+    async with running(world):
+        world.path.write_text("listeners: []\n")
+        await world.until("config_reloads_total refused")
+        seen = len(looks)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(looks) < seen + 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+    assert world.shown()["config_reloads_total refused"] == 1
+
+
 async def test_a_file_full_of_problems_does_not_flood_the_log(
     unwatched: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -74,6 +74,8 @@ def test_a_host_is_known_by_its_certificate_and_by_how_it_answers(world: Farm) -
     assert known.certificate is not None
     assert known.certificate.sha256 == certificate.fingerprint
     assert (known.answer, known.tls, known.seen_at) == ("hybrid", "TLSv1.3", NOW)
+    shown = ("host_certificate_info", "desktops", "rdsh01", certificate.fingerprint, "true")
+    assert world.samples()[shown] == 1
     assert "dynvc_gfx" in known.flags
     assert world.inventory.hosts_that_show(certificate.fingerprint) == ["desktops/rdsh01"]
     assert world.inventory.hosts_that_show("00") == []

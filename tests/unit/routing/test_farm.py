@@ -66,6 +66,13 @@ def test_a_connection_brings_a_pool_that_is_gone_and_tokens_reach_it_while_it_is
     assert (list(farm.pools), routed(farm, "10.0.1.2")) == (["desktops"], None)
 
 
+def test_pools_stand_as_in_the_configuration_and_those_that_leave_behind_them() -> None:
+    farm = Farm(settings(old={"o": "10.0.2.1"}, desktops={"a": "10.0.0.1"}))
+    farm.hosts[0].live = 1
+    farm.change(settings(tools={"t": "10.0.1.1"}, desktops={"a": "10.0.0.1"}))
+    assert names(farm) == ["tools/t", "desktops/a", "old/o"]
+
+
 def test_a_host_that_moves_is_found_by_its_new_address_alone() -> None:
     farm = Farm(settings(desktops={"a": "10.0.0.1"}))
     farm.change(settings(desktops={"a": "10.0.0.9"}))

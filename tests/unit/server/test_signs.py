@@ -9,6 +9,7 @@ import pytest
 
 from proxy.address import Address
 from proxy.errors import Cause, Side
+from proxy.routing.lifespans import SHORT_S
 from proxy.routing.model import Reason, TokenFate
 from proxy.routing.pool import Pool
 from proxy.routing.signs import LOOP_HOPS, Sign
@@ -103,6 +104,15 @@ def test_a_second_glance_at_another_host_is_suspected_with_its_evidence(house: H
         "previous_was_glance": True,
         "previous_s_ago": 20.0,
     }
+
+
+def test_who_has_stayed_for_long_did_not_leave_for_a_certificate(house: House) -> None:
+    house.glance("a")
+    stayed = house.connect("b")
+    house.clock.now += SHORT_S
+    house.connect("a", source="203.0.113.8")
+    house.end(stayed, 482, 1450, 0.1)
+    assert house.told == []
 
 
 def test_after_a_suspicion_the_client_begins_anew(house: House) -> None:

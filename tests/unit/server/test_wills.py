@@ -108,6 +108,25 @@ async def test_a_start_without_the_table_goes_by_what_the_node_knew_last(
     assert again.host.wish == Wish()
 
 
+async def test_a_table_that_loses_its_memory_is_told_again_also_by_who_starts_then(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    for key in (MARK, PinKey("desktops", "will:a")):
+        await store.clear(key)
+    await a.keeper.tick()  # it said so a moment ago, and had no time to look since
+    await b.keeper.tick()
+    assert b.host.wish == DRAIN
+    for key in (MARK, PinKey("desktops", "will:a")):
+        await store.clear(key)
+    again = Node("n1", store)
+    await again.keeper.learn(0.0)
+    await b.keeper.tick()
+    assert (again.host.wish, b.host.wish) == (DRAIN, DRAIN)
+    assert await store.get(PinKey("desktops", "will:a")) is not None
+
+
 async def test_what_cannot_be_read_changes_nothing_and_is_told(
     nodes: tuple[Node, Node], store: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
