@@ -7,8 +7,9 @@ Two fronts overlap in an upgrade: hand-offs are taken from both, and the newest 
 reports. Where it dies while the other is still there, that one is told everything again.
 
 When it ends: at once on `stop`; else, where the parent is gone or a front sent RETIRE, after its
-last connection (and after the front acknowledged its endings, if there is one). Signals do not end
-it: a terminal and a service manager send them to everybody, and connections are to drain first.
+last connection, and after a front has acknowledged its endings: where none is there, while the
+parent lives one will come. Signals do not end it: a terminal and a service manager send them to
+everybody, and connections are to drain first.
 """
 
 from __future__ import annotations
@@ -50,8 +51,14 @@ class RelayProcess:
         while not self._stopped:
             step()
             flush(pump)
-            if self._retired and not pump.connections and not self._reports.owed:
+            if self._retired and not pump.connections and not self._owes:
                 return
+
+    @property
+    def _owes(self) -> bool:
+        """Whether endings are still to be told to somebody."""
+        is_heard = self._control is not None or self._reports.has_front
+        return is_heard and bool(self._reports.unacknowledged)
 
     def _hear_parent(self) -> None:
         if self._control is None:

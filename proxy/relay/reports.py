@@ -82,9 +82,9 @@ class Reports:
         return self._front is front
 
     @property
-    def owed(self) -> bool:
-        """Whether a front is there and has endings to acknowledge."""
-        return self._front is not None and bool(self.unacknowledged)
+    def has_front(self) -> bool:
+        """Whether somebody hears the reports."""
+        return self._front is not None
 
     def handed_over(self, connection: Connection) -> None:
         """An older front handed this over: the newest has to know it."""

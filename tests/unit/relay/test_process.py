@@ -137,6 +137,22 @@ def test_a_retired_relay_waits_for_the_account_of_its_last_ending(relay: Relay) 
     assert relay.ended()
 
 
+def test_a_retired_relay_whose_front_has_died_waits_for_the_next_one(relay: Relay) -> None:
+    pair = relay.hand_over(1)
+    channel.send(relay.front, contract.encode_retire())
+    relay.front.close()
+    for far in pair:
+        far.close()
+    wait_for(lambda: 1 in relay.process._reports.unacknowledged)
+    successor = front_of(relay)
+    rows = [one for one in hear_all(successor, contract.End) if isinstance(one, contract.Rows)]
+    assert [row.ending is not None for one in rows for row in one.rows] == [True]
+    for message in contract.encode_ack([1]):
+        channel.send(successor, message)
+    assert relay.ended()
+    successor.close()
+
+
 def test_with_its_parent_gone_an_idle_relay_ends(relay: Relay) -> None:
     relay.control.close()
     assert relay.ended()

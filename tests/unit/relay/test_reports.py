@@ -124,11 +124,11 @@ def test_endings_of_a_batch_go_in_one_message_and_wait_for_their_account(
     (ended,) = front.read()
     assert isinstance(ended, contract.Ended)
     assert [conn_id for conn_id, _ in ended.endings] == [1, 2, 3]
-    assert reports.owed
+    assert reports.has_front
     reports.acknowledged([1, 3, 99])
     assert list(reports.unacknowledged) == [2]
     reports.acknowledged([2])
-    assert not reports.owed
+    assert reports.unacknowledged == {}
 
 
 def test_without_a_front_endings_are_kept_and_nothing_else(pump: Stepper) -> None:
@@ -138,7 +138,7 @@ def test_without_a_front_endings_are_kept_and_nothing_else(pump: Stepper) -> Non
     reports.ended(connection(3), *CLOSED)
     reports.flush(pump)
     assert list(reports.unacknowledged) == [3]
-    assert not reports.owed, "nobody is there to account for it"
+    assert not reports.has_front
 
 
 def test_a_front_that_is_busy_hears_everything_later_and_only_the_last_counts(
