@@ -23,6 +23,30 @@ class LinkClosedError(ConnectionError):
     """The other side ended the connection where more was expected."""
 
 
+class _Stream(asyncio.StreamReaderProtocol):
+    """A stream that can be cut where nobody was given its transport.
+
+    Who is broken off at the very moment when TLS stands leaves one that asyncio closes in order:
+    that takes a second, and the loop may end before.
+    """
+
+    _made: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made = transport
+        super().connection_made(transport)
+
+    def abort(self) -> None:
+        if self._made is not None:
+            _cut(self._made)
+
+
+def _cut(transport: asyncio.BaseTransport) -> None:
+    # CPython before 3.11.3 fails to abort a TLS transport that is closed already.
+    with contextlib.suppress(AttributeError):
+        cast("asyncio.WriteTransport", transport).abort()
+
+
 class Link:
     """One connection. Raises LinkClosedError (or another OSError) when the other side goes away."""
 
@@ -61,20 +85,24 @@ class Link:
         """Run the TLS handshake. Raises ssl.SSLError or LinkClosedError."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
+        protocol = _Stream(reader)
         transport: asyncio.BaseTransport
-        if server_side:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, self._sock, ssl=context, ssl_shutdown_timeout=_SHUTDOWN_S
-            )
-        else:
-            transport, _ = await loop.create_connection(
-                lambda: protocol,
-                sock=self._sock,
-                ssl=context,
-                server_hostname="",
-                ssl_shutdown_timeout=_SHUTDOWN_S,
-            )
+        try:
+            if server_side:
+                transport, _ = await loop.connect_accepted_socket(
+                    lambda: protocol, self._sock, ssl=context, ssl_shutdown_timeout=_SHUTDOWN_S
+                )
+            else:
+                transport, _ = await loop.create_connection(
+                    lambda: protocol,
+                    sock=self._sock,
+                    ssl=context,
+                    server_hostname="",
+                    ssl_shutdown_timeout=_SHUTDOWN_S,
+                )
+        except asyncio.CancelledError:
+            protocol.abort()
+            raise
         self._reader = reader
         # A cast, since uvloop's transports do not inherit from asyncio's.
         writing = cast("asyncio.WriteTransport", transport)
@@ -152,9 +180,7 @@ class Link:
         if self._writer is None:
             self._sock.close()
         else:
-            # CPython before 3.11.3 fails to abort a TLS transport that is closed already.
-            with contextlib.suppress(AttributeError):
-                self._writer.transport.abort()
+            _cut(self._writer.transport)
 
     async def _read_some(self) -> bytes:
         if self._reader is not None:

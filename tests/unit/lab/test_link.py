@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.address import Address
+from proxy.lab import link
 from proxy.lab.certificates import client_context, self_signed
 from proxy.lab.link import Link, LinkClosedError
 from tests.patience import PATIENCE_S
@@ -103,3 +104,34 @@ async def test_a_refused_connection_says_so() -> None:
         address = Address(*listener.getsockname())
     with pytest.raises(ConnectionRefusedError):
         await Link.dial(address)
+
+
+async def test_whoever_is_broken_off_as_tls_stands_leaves_no_connection(
+    ends: tuple[Link, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio would close it in order, in a second that the loop may not have."""
+    dialled, accepted = ends
+    serving = asyncio.ensure_future(
+        accepted.start_tls(self_signed("rdsh01").server_context, server_side=True)
+    )
+    connected, cut = asyncio.StreamReaderProtocol.connection_made, link._cut
+    made: list[object] = []
+    was_cut: list[object] = []
+
+    def broken_off(protocol: asyncio.StreamReaderProtocol, transport: asyncio.Transport) -> None:
+        connected(protocol, transport)
+        if transport.get_extra_info("ssl_object").server_side:
+            made.append(transport)
+            serving.cancel()
+
+    def cutting(transport: asyncio.BaseTransport) -> None:
+        was_cut.append(transport)
+        cut(transport)
+
+    monkeypatch.setattr(asyncio.StreamReaderProtocol, "connection_made", broken_off)
+    monkeypatch.setattr(link, "_cut", cutting)
+    asking = asyncio.ensure_future(dialled.start_tls(client_context()))
+    await asyncio.wait([serving])
+    assert serving.cancelled()
+    assert was_cut == made != []
+    await asyncio.wait([asking])
