@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy.address import Address
+from proxy.affinity.redis_client import CALLS_MAX
 from proxy.lab.session_host import Visit
 from proxy.wire.tokens import read_token
 from tests.integration.chaos.configuration import RELAYS
@@ -29,8 +30,13 @@ _SLACK_S = 2.0  # between what is done and the line that tells of it
 _NOTICED_S = {"host_down": 10.0, "canary_failed": 40.0}
 _FILES = {"config.yaml", "log"}  # of the test
 _STATE = {"affinity.db", "affinity.db.lock", "log-users.key", "wills.json"}
-# Of the front. Threads that wait for files and names stay, as many as asyncio lets there be.
-_GROWTH = {"descriptors": 8, "threads": 4 + (os.cpu_count() or 1), "MiB": 64}
+# Of the front. Connections to a shared table stay, as many as it may have; and threads that wait
+# for files and names, as many as asyncio lets there be.
+_GROWTH = {
+    "descriptors": 10 + CALLS_MAX,
+    "threads": 4 + (os.cpu_count() or 1),
+    "MiB": 64,
+}
 _PIPES = 4  # descriptors that a relay may keep for the next in need
 
 

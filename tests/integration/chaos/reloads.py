@@ -8,6 +8,7 @@ import json
 import random
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from proxy.address import Address
@@ -152,16 +153,19 @@ async def doors(house: House, chance: random.Random) -> str:
         tree["listeners"][1:] = [tree["listeners"][0] | {"name": "second", "bind": new}]
     else:
         new, tree["listeners"][1:] = None, []
-    clients = [_door(house, node, old) for node in house.nodes] if old else []
-    for client in clients:
-        async with client.session() as (result, session):
+    async with AsyncExitStack() as stack:
+        sessions = []
+        for node in house.nodes if old else ():
+            entered = _door(house, node, str(old)).session()
+            result, session = await stack.enter_async_context(entered)
             if session is None:
                 house.model.accuse(f"by the second listener: {result.words()}")
-                continue
-            await house.reload(tree)
+            else:
+                sessions.append(session)
+        await house.reload(tree)
+        for session in sessions:
             if await session.echo(b"still there?") != b"still there?":
                 house.model.accuse("a session that came by the second listener")
-    await house.reload(tree)
     for node in house.nodes:
         if new is not None:
             result = await _door(house, node, new).login()
