@@ -63,7 +63,6 @@ log = logging.getLogger("proxy")
 wall = time.time  # noqa: TID251  (the one wall clock; whoever needs it is given it)
 
 _RELAYS_READY_S = 10.0
-_WILL_LEARNED_S = 2.0
 _LAST_ENDINGS_S = 2.0
 IN_HAND_S = 30.0  # how long a front that leaves may take for the clients that it has accepted
 
@@ -127,9 +126,7 @@ class Front:
             self.shared,
             wall,
         )
-        self.placer = Placer(
-            claims, Dialler(timeouts), timeouts, self.observers, self.hosts.named_by
-        )
+        self.placer = Placer(claims, Dialler(timeouts), timeouts, self.observers, self.hosts)
         self.slow_start = SlowStart(pools, loop.time)
         self.wills = WillKeeper(
             store,
@@ -142,7 +139,6 @@ class Front:
             self._host_wanted,
             wall,
         )
-        self.hosts.on_adopted = self.wills.obey
         # Ids are unique among all fronts whose connections one relay may hold.
         ids = itertools.count(int.from_bytes(os.urandom(4)) << 32)
         self.reception = Reception(
@@ -229,7 +225,8 @@ class Front:
                 )
             ]
             await self.hosts.settled()
-            await self.wills.learn(_WILL_LEARNED_S)
+            await self.wills.learn()
+            self.hosts.wills = self.wills
             parts.append(tasks.create_task(self.wills.run()))
             # What was built until now lives as long as the process: the collector may skip it.
             gc.collect()

@@ -1,23 +1,26 @@
 """HostKeeper: which hosts there are, as configuration and name servers have it.
 
 It joins the farm to the resolver that follows its DNS names, adopts hosts that the broker names in
-`token.networks`, and forgets what has left.
+`token.networks` once they have answered, and forgets what has left. Hosts come as the operator
+wants them: his will is known before they do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
 
 from proxy.address import Address
 from proxy.control.exposition import Sample
 from proxy.control.lookup import Answer, NameLookupError, look_up
 from proxy.control.resolver import Resolver
 from proxy.routing.farm import Farm, dns_names
-from proxy.routing.pool import ADOPTED_MAX, Host, addresses_of
+from proxy.routing.pool import ADOPTED_MAX, Found, Host, addresses_of
 from proxy.routing.routes import Routes
-from proxy.settings import Settings
+from proxy.server.wills import WillKeeper
+from proxy.settings import PoolSettings, Settings
 from proxy.sockets import is_own, leads_to
 
 log = logging.getLogger("proxy")
@@ -34,15 +37,16 @@ class HostKeeper:
         on_change: hosts have come, gone or moved. Called in the loop: quick, and never raises.
 
     Attributes:
-        on_adopted: called at once when a host was adopted: its first client is on its way already.
-            `on_change` follows within TIDY_S, once for all, so that a burst costs no more.
+        wills: asked what is wanted of hosts that are to come; None: before any client comes.
     """
 
     def __init__(self, settings: Settings, on_change: Callable[[], None]) -> None:
         self.farm = Farm(settings)
         self._on_change = on_change
-        self.on_adopted: Callable[[], None] = lambda: None
+        self.wills: WillKeeper | None = None
         self._has_adopted = False
+        self._adoptions = Tally[str]()  # by pool
+        self._refusals = Tally[str]()
         self._silent_until = 0.0
         self._take(settings)
         self._resolver = Resolver(self._resolved, self._look_up)
@@ -64,13 +68,7 @@ class HostKeeper:
         self._take(settings)
         self._resolver.follow(self.farm.names | dns_names(settings.pools))
         await self.settled()
-        found = self.farm.found
-        return [
-            (pool.name, name)
-            for pool in settings.pools
-            for host in pool.hosts
-            for name in addresses_of(host, found)
-        ]
+        return _hosts_of(settings.pools, self.farm.found)
 
     def change(self, settings: Settings) -> None:
         """Take another configuration."""
@@ -79,29 +77,43 @@ class HostKeeper:
         self._resolver.follow(self.farm.names)
         self._on_change()
 
-    def named_by(self, routes: Routes, address: Address) -> Host | None:
-        """The host that an address selects; where the pool's `token.networks` have it, a new one.
+    async def guest(self, routes: Routes, address: Address) -> Host | None:
+        """The host at an address in the `token.networks` of one of the listener's pools, as the
+        operator wants it.
 
-        This proxy's own listeners are never one: a client would be sent round and round.
+        None: it is in none of them, or that pool has adopted as many as it may, or the address is
+        this proxy's own: a client would be sent round and round.
         """
-        host = routes.named_by(address)
-        pool = routes.adopter_of(address) if host is None else None
+        pool = routes.adopter_of(address)
         if pool is None:
-            return host
+            return None
         if is_own(address) and address.port in {bind.port for bind in self._binds}:
             return None
         now = asyncio.get_running_loop().time()
-        host = self.farm.adopt(routes, address, now)
-        if host is not None:
+        if not pool.has_room(now):
+            self._refusals[pool.name] += 1
+            if now >= self._silent_until:
+                self._silent_until = now + _CROWDED_AGAIN_S
+                detail = f"{ADOPTED_MAX} hosts are adopted and in use, which is the most"
+                fields = {"pool": pool.name, "host_address": str(address), "detail": detail}
+                log.warning("adoption_refused", extra=fields)
+            return None
+        guest = pool.guest(address)
+        if self.wills is not None:
+            guest.wish = await self.wills.wish_for(guest.pool, guest.name)
+        return guest
+
+    def adopt(self, guest: Host) -> Host:
+        """A guest has answered: the host that its connection counts for from now on.
+
+        Others are told of it within TIDY_S, once for all, so that a burst costs no more.
+        """
+        host = self.farm.take_in(guest, asyncio.get_running_loop().time())
+        if host is guest:
+            self._adoptions[host.pool] += 1
             fields = {"pool": host.pool, "host": host.name, "host_address": str(host.address)}
             log.info("host_adopted", extra=fields)
             self._has_adopted = True
-            self.on_adopted()
-        elif now >= self._silent_until:
-            self._silent_until = now + _CROWDED_AGAIN_S
-            detail = f"{ADOPTED_MAX} hosts are adopted already, which is the most"
-            fields = {"pool": pool.name, "host_address": str(address), "detail": detail}
-            log.warning("adoption_refused", extra=fields)
         return host
 
     def adopted(self) -> None:
@@ -114,6 +126,8 @@ class HostKeeper:
         for pool in self.farm.pools.values():
             adopted = sum(host.adopted for host in pool.hosts)
             yield Sample("hosts_adopted", (pool.name,), adopted)
+            yield Sample("adoptions_total", (pool.name,), self._adoptions[pool.name])
+            yield Sample("adoptions_refused_total", (pool.name,), self._refusals[pool.name])
         for name in self.farm.names:
             yield Sample("dns_name_up", (name,), name not in self._resolver.failing)
 
@@ -129,6 +143,9 @@ class HostKeeper:
             for at in (Address(ip, port) for ip in answer.addresses):
                 if any(leads_to(at, bind) for bind in self._binds):
                     raise NameLookupError(f"{at} is this proxy itself")
+        if self.wills is not None:
+            pools = [pool.settings for pool in self.farm.pools.values() if not pool.leaving]
+            await self.wills.foresee(_hosts_of(pools, {name: answer.addresses}))
         return answer
 
     def _resolved(self, name: str, addresses: tuple[str, ...]) -> None:
@@ -146,3 +163,9 @@ class HostKeeper:
             if self.farm.forget() or self._has_adopted:
                 self._has_adopted = False
                 self._on_change()
+
+
+def _hosts_of(pools: Iterable[PoolSettings], found: Found) -> list[tuple[str, str]]:
+    """The hosts of these pools, by pool and name, where DNS names have these addresses."""
+    entries = ((pool.name, host) for pool in pools for host in pool.hosts)
+    return [(pool, name) for pool, host in entries for name in addresses_of(host, found)]

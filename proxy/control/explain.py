@@ -118,12 +118,14 @@ def explain(
         farm.resolved(name, [name])
     routes = farm.routes[chosen.name]
     text, dialled = request.routing_token, _destination(chosen, routes, destination)
-    named = None
+    named = guest = None
     for address in named_addresses(text, dialled):
-        named = named or routes.named_by(address) or farm.adopt(routes, address, 0.0)
+        adopter = routes.adopter_of(address)
+        guest = guest or (adopter.guest(address) if adopter else None)
+        named = named or routes.named_by(address) or guest
     pool = routes.pool_named(named.pool) if named else routes.pool_of(text)
     key = affinity_key(pool.settings.affinity, source, request.user).primary
-    question = Question(routes, pool, text, dialled, key, pin=pin)
+    question = Question(routes, pool, text, dialled, key, pin=pin, guest=guest)
     rules, decision = _ask(question)
     return Explanation(
         listener=chosen.name,

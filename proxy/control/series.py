@@ -12,7 +12,13 @@ from typing import NamedTuple
 PREFIX = "rdp_proxy_"
 OTHER = "other"  # where a label has no value
 LIVE_COUNTERS = frozenset(  # counted by those who own them
-    {"bytes_total", "config_reloads_total", "host_certificate_changes_total"}
+    {
+        "adoptions_refused_total",
+        "adoptions_total",
+        "bytes_total",
+        "config_reloads_total",
+        "host_certificate_changes_total",
+    }
 )
 
 
@@ -204,6 +210,16 @@ SERIES: dict[str, Series] = {
         "gauge",
         ("pool",),
         "Hosts that nobody has listed and that tokens named in token.networks; at most 1,000.",
+    ),
+    "adoptions_total": Series(
+        "counter",
+        ("pool",),
+        "Hosts that were adopted since the front's start, each time they were.",
+    ),
+    "adoptions_refused_total": Series(
+        "counter",
+        ("pool",),
+        "Tokens that were refused because the pool has adopted as many hosts as it may.",
     ),
     "dns_name_up": Series(
         "gauge", ("dns_name",), "1 while the latest lookup of a host's DNS name found addresses."

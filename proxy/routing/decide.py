@@ -3,8 +3,8 @@
 Rules are asked in order; the first that has a decision is followed:
 
     token      the broker's token names a host of any pool of the listener: that host alone, also
-               while it drains. A token only selects among hosts that are listed, or that were
-               adopted because `token.networks` hold them; no other address is ever dialled.
+               while it drains. A token only selects among hosts that are listed, or that
+               `token.networks` hold; no other address is ever dialled.
     destination  the client dialled a host's own address, where the listener routes by it: as a
                token that names it
     learned    an opaque token whose issuer is known: that host alone
@@ -12,9 +12,9 @@ Rules are asked in order; the first that has a decision is followed:
                the operator drains it of such pins too
     balance    the policy's ranking of the ready hosts
 
-Invariants (held by property tests): candidates are hosts of the listener's pools, each at most
-once; TOKEN, DESTINATION and TOKEN_LEARNED have exactly one; a host that is not ready is never
-balanced to; the same question has the same answer.
+Invariants (held by property tests): candidates are the guest, or hosts of the listener's pools,
+each at most once; TOKEN, DESTINATION and TOKEN_LEARNED have exactly one; a host that is not ready
+is never balanced to; the same question has the same answer.
 
 A rule answers with a Decision, or with words that say why it has none: `explain` shows these.
 """
@@ -46,6 +46,7 @@ class Question:
         pin: name of the host in `pool` that the affinity table names for `key`.
         balance: ranks instead of the pool's own policy, while the table is away.
         hold: how firmly the client holds its pin.
+        guest: a host in `token.networks` that the broker names and nobody has listed.
     """
 
     routes: Routes
@@ -57,6 +58,13 @@ class Question:
     pin: str | None = None
     balance: Balance | None = None
     hold: Hold = Hold.IDLE
+    guest: Host | None = None
+
+    def named_by(self, address: Address) -> Host | None:
+        """The host that an address selects."""
+        guest = self.guest
+        is_guests = guest is not None and guest.address == address
+        return self.routes.named_by(address) or (guest if is_guests else None)
 
     @property
     def fate(self) -> TokenFate:
@@ -90,7 +98,7 @@ def by_token(question: Question) -> Decision | str:
         return "the client presents no token"
     if token.address is None:
         return "the client's text names no address"
-    host = question.routes.named_by(token.address)
+    host = question.named_by(token.address)
     if host is None:
         if _ignores_unknown(question):
             return "the token names no host of this listener, and unknown_host is ignore"
@@ -102,7 +110,7 @@ def by_token(question: Question) -> Decision | str:
 def by_destination(question: Question) -> Decision | str:
     if question.destination is None:
         return "the client dialled no host's address, or the listener does not route by it"
-    host = question.routes.named_by(question.destination)
+    host = question.named_by(question.destination)
     if host is None:
         if _ignores_unknown(question):
             return "the client dialled no host of this listener, and unknown_host is ignore"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from proxy.address import Address
 from proxy.routing.pool import Host, Pool
 from proxy.routing.routes import Routes
 from proxy.settings import PoolSettings, Settings
@@ -70,15 +69,13 @@ class Farm:
         self.index()
         return True
 
-    def adopt(self, routes: Routes, address: Address, now: float) -> Host | None:
-        """The new host at an address in the networks of one of the listener's pools.
-
-        None: it is not in there, or that pool has adopted as many as it may.
-        """
-        pool = routes.adopter_of(address)
-        host = pool.adopt_new(address, now) if pool is not None else None
-        if host is not None:
-            self.index()
+    def take_in(self, guest: Host, now: float) -> Host:
+        """Adopt a guest that has answered; the host that its connection counts for now."""
+        pool = self.pools.get(guest.pool)
+        if pool is None:  # it was forgotten meanwhile
+            return guest
+        host = pool.take_in(guest, now)
+        self.index()
         return host
 
     def pool_of_connection(self, listener: str, name: str) -> Pool:

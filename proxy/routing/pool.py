@@ -10,8 +10,10 @@ go on, pins and tokens still reach it as long as it has any, nobody new is balan
 it is forgotten.
 
 A host may also be *adopted*: a token names it inside `token.networks`, where hosts come and go
-without being listed. Tokens and pins reach it, nobody new is balanced to it, and when nobody has
-wanted it for a while it leaves. It is called `[address]`, which no listed host can be.
+without being listed. Until it has answered it is a *guest*, which only the client that brought it
+knows, for anybody can invent a token. From then on tokens and pins reach it, nobody new is balanced
+to it, and when nobody has wanted it for a while it leaves. It is called `[address]`, which no
+listed host can be.
 
 A host that is configured by DNS name stands for as many hosts as the name has addresses, called
 `name[address]`: the name and the address alone make it, so that nodes and restarts agree on it, as
@@ -36,6 +38,7 @@ Found = Mapping[str, Sequence[str]]  # DNS names and the IP addresses that they 
 T = TypeVar("T")
 
 ADOPTED_MAX = 1000  # in one pool: whoever invents tokens must not make hosts without end
+ADOPTED_LEAST_S = 60.0  # before an idle one makes room for another
 ADOPTED_KEPT_S = 600.0  # without a connection
 _IN_HAND_S = 10.0  # from a token's decision until its host is dialled for the first time
 
@@ -226,8 +229,7 @@ class Pool:
         configuration had it, or a DNS name that was not asked yet.
         """
         if name not in self.by_name:
-            settings = HostSettings.model_construct(name=name, address=address)
-            host = Host(self.name, name, settings, address)
+            host = _unlisted(self.name, name, address)
             host.adopted = name == _adopted_name(address) and self.may_adopt(address)
             host.leaving = not host.adopted
             self._keep((*self.hosts, host))
@@ -240,13 +242,31 @@ class Pool:
             return False
         return address.is_ip and is_within(ip_address(address.host), policy.networks)
 
-    def adopt_new(self, address: Address, now: float) -> Host | None:
-        """The host that a token names in the pool's networks; None: there are too many."""
-        if sum(host.adopted for host in self.hosts) >= ADOPTED_MAX:
-            return None
-        host = self.adopt(_adopted_name(address), address)
-        host.address, host.names = address, frozenset([address])  # its port may be another by now
-        host.adopted, host.leaving, host.wanted_at = True, False, now
+    def guest(self, address: Address) -> Host:
+        """A host that a token names in the pool's networks, and that has yet to answer."""
+        guest = _unlisted(self.name, _adopted_name(address), address)
+        guest.adopted = True
+        return guest
+
+    def has_room(self, now: float) -> bool:
+        """Whether one more host may be adopted."""
+        return self._adopted() < ADOPTED_MAX or self._longest_idle(now) is not None
+
+    def take_in(self, guest: Host, now: float) -> Host:
+        """Adopt a guest that has answered; the host that its connection counts for now."""
+        host = self.by_name.get(guest.name)
+        if host is None:
+            longest_idle = self._longest_idle(now)
+            if longest_idle is not None and self._adopted() >= ADOPTED_MAX:
+                longest_idle.leaving = True
+            host = guest
+            self._keep((*self.hosts, guest))
+        else:  # another of its clients was quicker, or its port was another before
+            host.live += guest.live
+            host.address, host.names = guest.address, guest.names
+        host.adopted = self.may_adopt(host.address)
+        host.leaving = not host.adopted  # the configuration may have changed meanwhile
+        host.wanted_at = now
         return host
 
     def expire(self, now: float) -> None:
@@ -280,6 +300,15 @@ class Pool:
             total += other.share
         host.credit -= total
 
+    def _adopted(self) -> int:
+        return sum(host.adopted and not host.leaving for host in self.hosts)
+
+    def _longest_idle(self, now: float) -> Host | None:
+        """The adopted host that may make room for another."""
+        adopted = (host for host in self.hosts if host.adopted and not host.leaving)
+        idle = [it for it in adopted if not it.in_use and now - it.wanted_at >= ADOPTED_LEAST_S]
+        return min(idle, key=lambda host: host.wanted_at, default=None)
+
     def _configured(self, found: Found) -> Iterator[Host]:
         """The hosts of the configuration: those that are known, and new ones."""
         for settings in self.settings.hosts:
@@ -312,6 +341,11 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.name}>"
+
+
+def _unlisted(pool: str, name: str, address: Address) -> Host:
+    settings = HostSettings.model_construct(name=name, address=address)
+    return Host(pool, name, settings, address)
 
 
 def _adopted_name(address: Address) -> str:

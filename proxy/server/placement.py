@@ -9,22 +9,19 @@ connections of one client that come at the same instant end at one host.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from proxy.address import Address
 from proxy.errors import Cause, LimitError, ServerError
 from proxy.routing.decide import Question, decide, named_addresses
 from proxy.routing.key import affinity_key
 from proxy.routing.model import ONE_HOST, Decision, Reason, RepinCause, TokenFate
 from proxy.routing.pool import Host, Pool
-from proxy.routing.routes import Routes
 from proxy.routing.will import Hold, Will
 from proxy.server.claims import Claims
 from proxy.server.dial import Dialler
 from proxy.server.lines import Lines
 from proxy.server.record import Observer, Phase
-from proxy.server.visit import Placed, Visit
+from proxy.server.visit import Guests, Placed, Visit
 from proxy.settings import Balance, HostDown, TimeoutSettings
 
 RETRY_S = 0.25
@@ -37,7 +34,7 @@ class Placer:
 
     Attributes:
         claims: what the affinity table says of clients, and is told of them.
-        named_by: the host that an address selects, adopted now if need be.
+        guests: the hosts that brokers name and nobody has listed.
         held: how many clients wait for a host.
         lines: those of them who wait for a place on a host that is full.
     """
@@ -46,7 +43,7 @@ class Placer:
     dialler: Dialler
     timeouts: TimeoutSettings
     observer: Observer
-    named_by: Callable[[Routes, Address], Host | None]
+    guests: Guests
     held: int = 0
     lines: Lines = field(default_factory=Lines)
     _hosts_turned: asyncio.Event = field(default_factory=asyncio.Event)
@@ -103,7 +100,7 @@ class Placer:
     async def _decide(self, visit: Visit) -> tuple[Decision, str | None]:
         """The decision, and the host that the affinity table names."""
         token = visit.token
-        named = self._named(visit)
+        named = await self._named(visit)
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
         visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
         pin = await self.claims.look_up(visit) if named is None else None
@@ -120,6 +117,7 @@ class Placer:
                 pin,
                 balance,
                 visit.hold,
+                visit.guest,
             )
         )
         record = visit.record
@@ -129,11 +127,16 @@ class Placer:
             record.fate = decision.fate
         return decision, pin
 
-    def _named(self, visit: Visit) -> Host | None:
+    async def _named(self, visit: Visit) -> Host | None:
         """The host that the client's token names, else the one that it has dialled."""
-        addresses = named_addresses(visit.token, visit.destination)
-        hosts = (self.named_by(visit.routes, address) for address in addresses)
-        return next(filter(None, hosts), None)
+        for address in named_addresses(visit.token, visit.destination):
+            host = visit.routes.named_by(address)
+            if host is None:
+                visit.guest = await self.guests.guest(visit.routes, address)
+                host = visit.routes.named_by(address) or visit.guest
+            if host is not None:
+                return host
+        return None
 
     async def _follow(self, visit: Visit, decision: Decision) -> Placed | None:
         """Dial the one host that was named, again and again for `token.wait`, whatever health says
@@ -148,7 +151,7 @@ class Placer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + policy.wait_s
         while True:
-            if not visit.pool.has(host):
+            if not visit.may_dial(host):
                 cause = Cause.TOKEN_UNKNOWN_HOST if by_token else Cause.DESTINATION_UNKNOWN_HOST
                 raise LimitError(cause, f"host {host.name} has left meanwhile")
             try:
@@ -223,11 +226,14 @@ class Placer:
             server = await self.dialler.dial(visit, host)
         except ServerError as error:
             host.live -= 1
-            self.observer.host_failed(host.pool, host.name, error.cause)
+            if host is not visit.guest:  # whom anybody can invent: nobody else shall hear of it
+                self.observer.host_failed(host.pool, host.name, error.cause)
             raise
         except BaseException:
             host.live -= 1
             raise
+        if host is visit.guest:
+            host = self.guests.adopt(host)
         if visit.record.answer is not None:  # anything else than RDP's answer speaks for no host
             self.observer.host_answered(host.pool, host.name)
         return Placed(host, server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import Protocol
 
 from proxy.address import Address
 from proxy.affinity.store import PinKey
@@ -27,6 +28,7 @@ class Visit:
         hold: how firmly it holds its pin, as of the last look.
         deadline: until when it is held, on the loop's clock.
         turn: where it stands in line for a place in its pool.
+        guest: a host that the broker names and nobody has listed; this client alone knows it.
     """
 
     client: socket.socket
@@ -41,6 +43,13 @@ class Visit:
     hold: Hold = Hold.IDLE
     deadline: float = 0.0
     turn: Turn | None = None
+    guest: Host | None = None
+
+    def may_dial(self, host: Host) -> bool:
+        """Whether a host that was decided on a while ago is still one of those to choose from."""
+        if host is self.guest:
+            return self.routes.adopter_of(host.address) is self.pool
+        return self.pool.has(host)
 
     def pin_keys(self) -> tuple[PinKey, ...]:
         """Every entry of the affinity table that speaks of this client, the primary first."""
@@ -58,3 +67,13 @@ class Placed:
         """Nobody takes this connection: close it, and count it no more."""
         self.host.live -= 1
         self.server.close()
+
+
+class Guests(Protocol):
+    """Where the hosts come from that brokers name and nobody has listed."""
+
+    async def guest(self, routes: Routes, address: Address) -> Host | None:
+        """The host that a client may be sent to at this address; None: there is none."""
+
+    def adopt(self, guest: Host) -> Host:
+        """A guest has answered: the host that its connection counts for from now on."""

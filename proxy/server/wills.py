@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.affinity.store import NEVER, AffinityStore, Pin, PinKey, Touch
@@ -34,6 +34,7 @@ from proxy.server.table import ConnectionTable
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+LEARN_S = 2.0  # how long what is wanted of hosts is waited for before they take clients
 IN_USE_S = 5.0  # a node that is silent for so long has no more connections there
 _RETRY_S = 0.25
 _MARK = "wills"
@@ -54,7 +55,7 @@ class WillKeeper:
         close: ends one established connection.
         on_wish: told of every change, also of those that other nodes made.
         wall: seconds since the epoch.
-        is_known: whether the table has told since the start, or the file.
+        is_known: whether the table has told of all hosts since the start, or the file.
     """
 
     store: AffinityStore
@@ -75,30 +76,55 @@ class WillKeeper:
     # What is known must not be older than what was read last: one at a time reads or changes it.
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def learn(self, at_most_s: float) -> None:
+    async def learn(self, at_most_s: float = LEARN_S) -> None:
         """Have the hosts follow what the table says, before clients are accepted.
 
         Where the table is away for longer, they follow what this node knew last; where it knew
         nothing, they are ready until the table is back.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + at_most_s
         self._recall()
-        while not await self.tick():
-            if loop.time() >= deadline:
-                event = "wills_recalled" if self.is_known else "will_unknown"
-                log.warning(event, extra={"detail": "the affinity table does not answer"})
-                return
-            await asyncio.sleep(_RETRY_S)
+        if not await _insist(self.tick, at_most_s):
+            event = "wills_recalled" if self.is_known else "will_unknown"
+            log.warning(event, extra={"detail": "the affinity table does not answer"})
 
-    async def foresee(self, hosts: Iterable[_Key]) -> None:
-        """Know what is wanted of hosts that are about to come, by pool and name, as far as the
-        table answers."""
-        async with self._asking:
+    async def foresee(self, hosts: Iterable[_Key], at_most_s: float = LEARN_S) -> None:
+        """Know what is wanted of hosts that are about to come, by pool and name.
+
+        Where the table is away for longer, they come as this node knew them last; those that it
+        never knew are ready until the table is back.
+        """
+        coming = [key for key in hosts if self._host(key) is None]
+
+        async def read() -> bool:
             try:
-                await self._read([key for key in hosts if key not in self._known])
+                async with self._asking:
+                    await self._read(coming)
             except StoreError:
                 self.observer.store_failed()
+                return False
+            return True
+
+        if not coming or await _insist(read, at_most_s):
+            return
+        unknown = [key for key in coming if key not in self._known]
+        if unknown:
+            self.is_known = False
+            (pool, host), count = unknown[0], len(unknown)
+            detail = f"the affinity table does not answer; hosts that came: {count}"
+            log.warning("will_unknown", extra={"pool": pool, "host": host, "detail": detail})
+
+    async def wish_for(self, pool: str, name: str) -> Wish:
+        """What is wanted of a host that is not here, as far as the table answers."""
+        key = (pool, name)
+        known = self._known.get(key)
+        if known is None:
+            try:
+                pin = await self.store.get(_will_of(key))
+            except StoreError:
+                self.observer.store_failed()
+                return Wish()
+            known = self._wish(key, pin.host if pin else None)
+        return known.at(self.wall())
 
     async def run(self) -> None:
         """One tick after the other, for ever."""
@@ -171,8 +197,7 @@ class WillKeeper:
         hosts = (host for pool in self.pools.values() for host in pool.hosts)
         self._leaving = [host for host in hosts if host.leaving]
         for (pool_name, name), known in list(self._known.items()):
-            pool = self.pools.get(pool_name)
-            host = pool.by_name.get(name) if pool else None
+            host = self._host((pool_name, name))
             if host is None:
                 if known.will is Will.READY and known.weight is None:
                     del self._known[pool_name, name]  # adopted hosts come and go without end
@@ -193,6 +218,10 @@ class WillKeeper:
         """This host, and those that leave and are the same machine."""
         address = host.address
         return [host, *(one for one in self._leaving if one.address == address and one is not host)]
+
+    def _host(self, key: _Key) -> Host | None:
+        pool = self.pools.get(key[0])
+        return pool.by_name.get(key[1]) if pool else None
 
     def _close(self, host: Host) -> None:
         same = self._same(host)
@@ -270,6 +299,17 @@ class WillKeeper:
         found = await self.store.get_each([_use_of(host) for host in others])
         told = zip(others, found, strict=True)
         self._in_use = {(host.pool, host.name) for host, pin in told if pin is not None}
+
+
+async def _insist(ask: Callable[[], Awaitable[bool]], at_most_s: float) -> bool:
+    """Ask until the table has answered, for so long; whether it has."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + at_most_s
+    while not await ask():
+        if loop.time() >= deadline:
+            return False
+        await asyncio.sleep(_RETRY_S)
+    return True
 
 
 def _fields(host: Host, now: float) -> dict[str, object]:

@@ -123,3 +123,39 @@ async def test_a_live_connection_brings_its_adopted_host_over_a_crash_of_the_fro
         writer.close()
         await writer.wait_closed()
         await proxy.until_ended(1)
+
+
+async def test_a_stranger_who_goes_through_a_network_hurts_nobody(tmp_path: Path) -> None:
+    """He finds addresses where nobody is, and those of the farm's own hosts between them."""
+    strangers, at_once = 1500, 300
+    async with autoscaled(tmp_path, "127.77.0.0/16") as (farm, proxy, (second, third)):
+        port = second.address.port
+        left = iter(range(strangers))
+
+        async def guess() -> None:
+            for number in left:
+                named = Address(f"127.77.{1 + number // 250}.{1 + number % 250}", port)
+                reader, writer = await asyncio.open_connection(*proxy.address)
+                request = encode_connection_request(line=encode_msts(named))
+                writer.write(request)
+                assert await reader.read() == b""
+                writer.close()
+
+        async with asyncio.TaskGroup() as crowd:
+            for _ in range(at_once):
+                crowd.create_task(guess())
+            for host in (second, third, second, third):
+                result = await come(farm, proxy, host.address)
+                assert (result.ok, result.legs[0].reached) == (True, host.name)
+        await proxy.until_ended_by_metric(strangers + 4)
+
+        mine = {f"[{host.address.host}]" for host in (second, third)}
+        assert set(await hosts(proxy)) == {*mine, next(iter(farm.hosts))}
+        assert {line["host"] for line in proxy.events("host_adopted")} == mine
+        assert not list(proxy.events("adoption_refused"))
+        assert await proxy.metric("hosts_adopted") == await proxy.metric("adoptions_total") == 2
+        assert await proxy.metric("adoptions_refused_total") == 0
+        ended = await proxy.metric("connections_ended_total", cause="token_host_down")
+        assert (ended, await proxy.metric("tokens_total", fate="host_down")) == (strangers,) * 2
+        _, text = await proxy.get("/metrics")
+        assert not [line for line in text.splitlines() if "127.77.1." in line]

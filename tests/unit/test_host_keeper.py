@@ -14,6 +14,7 @@ from proxy.address import Address
 from proxy.control import lookup, resolver
 from proxy.host_keeper import HostKeeper
 from proxy.routing import pool
+from proxy.routing.will import Will, Wish
 from proxy.settings import Settings
 from tests.patience import PATIENCE_S
 from tests.unit.control.farm import FARM
@@ -144,10 +145,10 @@ async def test_hosts_that_came_with_connections_are_indexed() -> None:
     async with house() as here:
         farm = here.keeper.farm
         farm.pools["desktops"].adopt("rdsh09", Address("10.0.0.9", 3389))
-        assert here.keeper.named_by(farm.routes["rdp"], at("10.0.0.9:3389")) is None
+        assert farm.routes["rdp"].named_by(at("10.0.0.9:3389")) is None
         here.keeper.adopted()
         assert here.changes == 1
-        host = here.keeper.named_by(farm.routes["rdp"], at("10.0.0.9:3389"))
+        host = farm.routes["rdp"].named_by(at("10.0.0.9:3389"))
         assert host is farm.pools["desktops"].by_name["rdsh09"]
 
 
@@ -160,20 +161,27 @@ ADOPTING = FARM.replace(
 at = Address.parse
 
 
+def counted(here: House, name: str) -> float:
+    (value,) = [it.value for it in here.keeper.samples() if it[:2] == (name, ("desktops",))]
+    return value
+
+
 async def test_a_host_that_a_token_names_in_the_networks_is_adopted_and_forgotten(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "proxy")
     async with house(ADOPTING) as here:
-        told = list[int]()
-        here.keeper.on_adopted = lambda: told.append(here.changes)
         routes = here.keeper.farm.routes["rdp"]
-        host = here.keeper.named_by(routes, at("10.0.4.7:3389"))
-        assert host is not None
-        assert (host.name, told) == ("[10.0.4.7]", [0])
-        assert here.keeper.named_by(routes, at("10.0.4.7:3389")) is host
-        assert here.keeper.named_by(routes, at("10.0.5.7:3389")) is None
-        assert ("hosts_adopted", ("desktops",), 1) in list(here.keeper.samples())
+        guest = await here.keeper.guest(routes, at("10.0.4.7:3389"))
+        other = await here.keeper.guest(routes, at("10.0.4.7:3389"))
+        assert guest is not None
+        assert other is not None
+        assert await here.keeper.guest(routes, at("10.0.5.7:3389")) is None
+        assert (guest.name, "[10.0.4.7]" in here.names()) == ("[10.0.4.7]", False)
+        assert [counted(here, name) for name in ("hosts_adopted", "adoptions_total")] == [0, 0]
+        assert here.keeper.adopt(guest) is here.keeper.adopt(other) is guest
+        assert routes.named_by(at("10.0.4.7:3389")) is guest
+        assert [counted(here, name) for name in ("hosts_adopted", "adoptions_total")] == [1, 1]
         await here.until_changed(1)
         assert here.names().count("[10.0.4.7]") == 1
         monkeypatch.setattr(pool, "ADOPTED_KEPT_S", 0.0)
@@ -187,8 +195,8 @@ async def test_a_token_that_names_the_proxy_itself_names_nobody() -> None:
     bound = ADOPTING.replace("bind: 127.0.0.1:0", "bind: 127.0.0.1:3389")
     async with house(bound) as here:
         routes = here.keeper.farm.routes["rdp"]
-        assert here.keeper.named_by(routes, at("127.0.0.1:3389")) is None
-        assert here.keeper.named_by(routes, at("127.0.0.9:3389")) is not None
+        assert await here.keeper.guest(routes, at("127.0.0.1:3389")) is None
+        assert await here.keeper.guest(routes, at("127.0.0.9:3389")) is not None
 
 
 async def test_a_token_that_would_make_one_host_too_many_is_told_once_a_minute(
@@ -197,7 +205,47 @@ async def test_a_token_that_would_make_one_host_too_many_is_told_once_a_minute(
     monkeypatch.setattr(pool, "ADOPTED_MAX", 1)
     async with house(ADOPTING) as here:
         routes = here.keeper.farm.routes["rdp"]
-        found = [here.keeper.named_by(routes, at(f"10.0.4.{last}:3389")) for last in (7, 8, 9)]
+        found = []
+        for last in (7, 8, 9):
+            guest = await here.keeper.guest(routes, at(f"10.0.4.{last}:3389"))
+            found.append(guest and here.keeper.adopt(guest))
         assert [host is not None for host in found] == [True, False, False]
+        assert counted(here, "adoptions_refused_total") == 2
     (line,) = [line for line in caplog.records if line.message == "adoption_refused"]
     assert vars(line)["host_address"] == "10.0.4.8:3389"
+
+
+class Wills:
+    """What is wanted of hosts, and who was asked for."""
+
+    def __init__(self, here: House) -> None:
+        self.here = here
+        self.asked: list[str] = []
+
+    async def foresee(self, hosts: list[tuple[str, str]]) -> None:
+        new = [name for _, name in hosts if name not in self.here.names()]
+        await asyncio.sleep(0)  # as a table on another machine
+        assert not set(new) & set(self.here.names()), "they are not here before they are known"
+        self.asked += new
+
+    async def wish_for(self, _: str, name: str) -> Wish:
+        self.asked.append(name)
+        return Wish(Will.MAINTENANCE)
+
+
+async def test_what_is_wanted_of_hosts_is_known_before_they_come() -> None:
+    async with house(NAMED) as here:
+        await here.keeper.settled()
+        wills = Wills(here)
+        here.keeper.wills = wills  # type: ignore[assignment]
+        here.server.zone["farm.example", "A"] = 0, ["10.0.0.32", "10.0.0.33"]
+        await here.until_changed(2)
+        assert wills.asked == ["tool02[10.0.0.33]"]
+
+
+async def test_a_guest_is_as_it_is_wanted() -> None:
+    async with house(ADOPTING) as here:
+        here.keeper.wills = Wills(here)  # type: ignore[assignment]
+        guest = await here.keeper.guest(here.keeper.farm.routes["rdp"], at("10.0.4.7:3389"))
+        assert guest is not None
+        assert guest.will is Will.MAINTENANCE

@@ -78,7 +78,13 @@ def test_a_token_is_honoured_that_names_an_adopted_host() -> None:
     farm = farm_of(adopting("10.0.4.0/24"))
     token, listener, home = token_for("10.0.4.7"), farm.routes["rdp"], farm.pools["desktops"]
     assert decide(Question(listener, home, token)).fate is TokenFate.UNKNOWN_HOST
-    farm.adopt(listener, Address("10.0.4.7", 3389), 0.0)
+    guest = home.guest(Address("10.0.4.7", 3389))
+    invited = decide(Question(listener, home, token, key="k", pin="a", guest=guest))
+    assert (invited.candidates, invited.fate) == ((guest,), TokenFate.HONOURED)
+    assert guest not in home.hosts
+    other = decide(Question(listener, home, token_for("10.0.4.8"), key="k", guest=guest))
+    assert other.fate is TokenFate.UNKNOWN_HOST
+    farm.take_in(guest, 0.0)
     decision = decide(Question(listener, home, token, key="k", pin="a"))
     assert (names(decision), decision.fate) == (["[10.0.4.7]"], TokenFate.HONOURED)
     pinned = decide(Question(listener, home, key="k", pin="[10.0.4.7]"))
@@ -303,9 +309,12 @@ def test_no_address_outside_the_networks_is_ever_a_candidate(
     listener, home = farm.routes["rdp"], farm.pools["desktops"]
     for address, port in product(addresses, [*ports, 3389]):
         named = Address(str(address), port)
-        known = listener.named_by(named) or farm.adopt(listener, named, 0.0)
-        by_token = decide(Question(listener, home, token_for(str(address), port), key="k"))
-        by_destination = decide(Question(listener, home, destination=named, key="k"))
+        adopter = listener.adopter_of(named)
+        guest = adopter.guest(named) if adopter else None
+        known = listener.named_by(named) or guest
+        token = token_for(str(address), port)
+        by_token = decide(Question(listener, home, token, key="k", guest=guest))
+        by_destination = decide(Question(listener, home, destination=named, key="k", guest=guest))
         inside = address in ip_network(network) and port == 3389
         assert by_token.candidates == by_destination.candidates
         if known is None:

@@ -170,10 +170,18 @@ def test_an_answer_that_came_before_the_configuration_serves_it_at_once() -> Non
 def test_a_token_brings_a_host_of_the_networks_into_the_farm_for_a_while() -> None:
     farm = farm_of(pool("redirectors"), adopting("10.0.4.0/24", net="10.0.1."))
     listener, address = farm.routes["rdp"], Address("10.0.4.7", 3389)
-    assert farm.adopt(listener, Address("10.0.5.7", 3389), 0.0) is None
-    host = farm.adopt(listener, address, 0.0)
-    assert host is not None
-    assert (host.pool, listener.named_by(address)) == ("desktops", host)
+    guest = farm.pools["desktops"].guest(address)
+    assert listener.named_by(address) is None
+    host = farm.take_in(guest, 0.0)
+    assert (host.pool, host, listener.named_by(address)) == ("desktops", guest, guest)
     farm.expire(1e6)
     assert farm.forget()
     assert listener.named_by(address) is None
+
+
+def test_a_guest_whose_pool_is_forgotten_meanwhile_is_nobodys() -> None:
+    farm = farm_of(pool("redirectors"), adopting("10.0.4.0/24", net="10.0.1."))
+    guest = farm.pools["desktops"].guest(Address("10.0.4.7", 3389))
+    del farm.pools["desktops"]
+    assert farm.take_in(guest, 0.0) is guest
+    assert guest not in farm.hosts

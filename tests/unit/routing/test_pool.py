@@ -119,9 +119,7 @@ AUTOSCALED = Address("10.0.4.7", 3389)
 
 
 def adopted(farm: Pool, address: Address = AUTOSCALED, now: float = 0.0) -> Host:
-    host = farm.adopt_new(address, now)
-    assert host is not None
-    return host
+    return farm.take_in(farm.guest(address), now)
 
 
 def test_a_pool_adopts_inside_its_networks_at_their_port() -> None:
@@ -166,12 +164,50 @@ def test_an_adopted_host_that_is_down_is_soon_forgotten_but_not_while_its_token_
     assert farm.forget()
 
 
-def test_so_many_hosts_are_adopted_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "ADOPTED_MAX", 1)
+def test_a_guest_is_nobodys_until_it_has_answered() -> None:
     farm = adopting("10.0.4.0/24")
-    adopted(farm)
-    assert farm.adopt_new(Address("10.0.4.9", 3389), 0.0) is None
-    assert len(farm.hosts) == 4
+    guest = farm.guest(AUTOSCALED)
+    assert (guest.name, guest.serves, guest.ready, farm.has(guest)) == (
+        *("[10.0.4.7]", True, False),
+        False,
+    )
+    assert farm.take_in(guest, 0.0) is guest
+    assert farm.has(guest)
+
+
+def test_two_guests_at_one_address_become_one_host() -> None:
+    farm = adopting("10.0.4.0/24")
+    first, second = farm.guest(AUTOSCALED), farm.guest(AUTOSCALED)
+    first.live = second.live = 1
+    assert farm.take_in(first, 0.0) is farm.take_in(second, 0.0) is first
+    assert (first.live, len(farm.hosts)) == (2, 4)
+
+
+def test_a_guest_whose_network_is_gone_when_it_answers_leaves_with_its_connection() -> None:
+    farm = adopting("10.0.4.0/24")
+    guest = farm.guest(AUTOSCALED)
+    guest.live = 1
+    farm.change(pool().settings, {})
+    host = farm.take_in(guest, 0.0)
+    assert (farm.has(host), host.adopted, host.leaving) == (True, False, True)
+
+
+def test_so_many_hosts_are_adopted_and_the_longest_idle_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "ADOPTED_MAX", 2)
+    farm = adopting("10.0.4.0/24")
+    assert farm.has_room(0.0)
+    first, second = adopted(farm), adopted(farm, Address("10.0.4.8", 3389), now=10.0)
+    assert not farm.has_room(59.0)
+    assert farm.has_room(70.0)
+    third = adopted(farm, Address("10.0.4.9", 3389), now=70.0)
+    assert [it.leaving for it in (first, second, third)] == [True, False, False]
+    assert farm.forget()
+    second.live = third.live = 1
+    farm.expire(1e6)
+    assert not farm.has_room(1e6), "those are in use"
+    assert len(farm.hosts) == 5
 
 
 def test_adopted_hosts_go_with_their_network_and_with_their_pool() -> None:

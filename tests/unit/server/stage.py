@@ -15,7 +15,7 @@ from proxy.address import Address
 from proxy.affinity.sqlite import SqliteStore
 from proxy.affinity.store import PinKey
 from proxy.errors import Cause
-from proxy.routing.pool import Pool
+from proxy.routing.pool import Host, Pool
 from proxy.routing.routes import Routes
 from proxy.routing.signs import Sign
 from proxy.server.claims import Claims
@@ -136,6 +136,27 @@ class Clock:
         return self.now
 
 
+@dataclass
+class Networks:
+    """Guests in the `token.networks` of one pool."""
+
+    pool: Pool
+    routes: Routes
+    invited: list[Host] = field(default_factory=list)
+
+    async def guest(self, routes: Routes, address: Address) -> Host | None:
+        adopter = routes.adopter_of(address)
+        if adopter is None:
+            return None
+        self.invited.append(adopter.guest(address))
+        return self.invited[-1]
+
+    def adopt(self, guest: Host) -> Host:
+        host = self.pool.take_in(guest, 0.0)
+        self.routes.index()
+        return host
+
+
 class Stage:
     """Hosts `a`, `b`, … of the given manners in one pool, and a placer before them."""
 
@@ -170,8 +191,9 @@ class Stage:
             self.shared,
             Clock(),
         )
+        self.guests = Networks(self.pool, self.routes)
         self.placer = Placer(
-            self.claims, Dialler(self.timeouts), self.timeouts, self.observed, Routes.named_by
+            self.claims, Dialler(self.timeouts), self.timeouts, self.observed, self.guests
         )
         self._numbers = iter(range(1, 10_000))
 

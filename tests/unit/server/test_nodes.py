@@ -41,7 +41,7 @@ from proxy.settings import (
     TimeoutSettings,
 )
 from proxy.wire.x224 import ConnectionRequest, encode_connection_request, parse_connection_request
-from tests.unit.server.stage import Clock, Observed
+from tests.unit.server.stage import Clock, Networks, Observed
 
 HOSTS = "abcd"
 NODES = 3
@@ -145,7 +145,7 @@ class Node:
             Dialler(world),  # type: ignore[arg-type]
             TimeoutSettings(no_host_s=0),
             self.observed,
-            Routes.named_by,
+            Networks(self.pool, self.routes),
         )
 
     async def place(self, conn_id: int, client: str) -> Established | None:

@@ -193,8 +193,60 @@ async def test_a_host_that_is_about_to_come_comes_as_it_is_wanted(
     a.t.pool.adopt("b", Address("10.0.0.9", 3389))
     a.keeper.obey()
     assert a.t.pool.by_name["b"].wish == DRAIN
+    await store.assign(PinKey("desktops", "will:c"), DRAIN.pack(), ttl_s=NEVER)
     a.keeper.store = Away(store, 1)  # type: ignore[assignment]
     await a.keeper.foresee([("desktops", "c")])
+    a.t.pool.adopt("c", Address("10.0.0.10", 3389))
+    a.keeper.obey()
+    assert a.t.pool.by_name["c"].wish == DRAIN, "it was asked again"
+    assert a.t.observed.store_failures == 1
+
+
+async def test_hosts_that_come_while_the_table_is_away_are_as_they_were_known(
+    nodes: tuple[Node, Node], store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = nodes
+    await a.wants(DRAIN)
+    await b.keeper.tick()
+    b.t.pool.hosts, b.t.pool.by_name = (), {}
+    b.keeper.store = Away(store, 2)  # type: ignore[assignment]
+    await b.keeper.foresee([("desktops", "a")], 0)
+    assert (b.keeper.is_known, warnings(caplog)) == (True, [])
+    await b.keeper.foresee([("desktops", "a"), ("desktops", "b")], 0)
+    assert (b.keeper.is_known, warnings(caplog)) == (False, ["will_unknown"])
+    assert vars(caplog.records[-1])["host"] == "b"
+    assert await b.keeper.wish_for("desktops", "a") == DRAIN
+    await b.keeper.tick()
+    assert b.keeper.is_known
+
+
+async def test_what_is_wanted_of_five_hundred_hosts_is_read_in_one_go(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    table = Reads(store, [])
+    a.keeper.store = table  # type: ignore[assignment]
+    await a.keeper.foresee([("desktops", f"h{n}") for n in range(500)])
+    assert (len(table.read), table.questions) == (500, 1)
+    for n in range(500):
+        a.t.pool.adopt(f"h{n}", Address("10.0.0.9", 3389))
+    await a.keeper.foresee([("desktops", "h7")])
+    assert table.questions == 1, "it is here already"
+    await store.assign(MARK, "another", ttl_s=NEVER)
+    await a.keeper.tick()
+    assert table.questions == 4, "the mark, the wills, and nobody to ask for in use"
+
+
+async def test_a_guest_is_wanted_as_the_table_says(
+    nodes: tuple[Node, Node], store: SqliteStore
+) -> None:
+    a, _ = nodes
+    overdue = replace(DRAIN, deadline=1_000_000.0, close=True)
+    await store.assign(PinKey("desktops", "will:[10.0.0.7]"), overdue.pack(), ttl_s=NEVER)
+    assert (await a.keeper.wish_for("desktops", "[10.0.0.7]")).will is Will.MAINTENANCE
+    assert await a.keeper.wish_for("desktops", "[10.0.0.8]") == Wish()
+    a.keeper.store = Away(store, 1)  # type: ignore[assignment]
+    assert await a.keeper.wish_for("desktops", "[10.0.0.7]") == Wish()
     assert a.t.observed.store_failures == 1
 
 

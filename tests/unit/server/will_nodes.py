@@ -58,6 +58,7 @@ class Reads:
 
     def __init__(self, store: SqliteStore, read: list[str]) -> None:
         self.store, self.read = store, read
+        self.questions = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -65,6 +66,7 @@ class Reads:
         return (await self.get_each([key]))[0]
 
     async def get_each(self, keys: list[PinKey]) -> list[Pin | None]:
+        self.questions += 1
         self.read += [key.key for key in keys]
         pins = await self.store.get_each(keys)
         await asyncio.sleep(0)  # as a table on another machine
