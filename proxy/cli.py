@@ -1,8 +1,8 @@
 """The command line: arguments and exit codes, nothing else.
 
-Exit codes: 0 it went well, 1 the answer is no (not ready, malformed, nobody there), 2 the command
-or the configuration is wrong. What a person reads goes to standard output, errors go to standard
-error, one line each.
+Exit codes: 0 it went well, 1 the answer is no (not ready, malformed, nobody there), 2 the command,
+a value in it or the configuration is wrong. What a person reads goes to standard output, errors go
+to standard error, one line each.
 
 Every command imports what it needs when it runs: `health` is started every few seconds by
 container health checks and must be there in milliseconds.
@@ -125,7 +125,8 @@ def _upgrade(args: argparse.Namespace) -> int:
     pids = running_parents() if args.pid is None else [args.pid]
     if len(pids) != 1:
         found = ", ".join(map(str, pids)) or "none"
-        raise CommandError(f"which process of rdp-proxy run? --pid tells it (found: {found})")
+        said = f"which process of rdp-proxy run? --pid tells it (found: {found})"
+        raise CommandError(said, WRONG if pids else NO)
     try:
         request(pids[0])
     except UpgradeError as error:
@@ -185,7 +186,7 @@ def _explain(args: argparse.Namespace) -> int:
     except WireError as error:
         raise CommandError(f"no Connection Request: {error.detail} (cause {error.cause})") from None
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(str(error), WRONG) from None
     say(json.dumps(told.as_dict(), indent=2) if args.json else told.as_text())
     return OK
 
@@ -228,7 +229,7 @@ def _routing_token(args: argparse.Namespace) -> int:
             return OK
         token = read_token(token_line(args.text))
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(str(error), WRONG if args.act == "encode" else NO) from None
     if token.address is not None:
         say(str(token.address))
     elif token.collection is not None:
@@ -245,7 +246,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _health(args: argparse.Namespace) -> int:
-    from proxy.control.client import ask
+    from proxy.control.client import EndpointError, ask
 
     scheme, _, rest = args.url.partition("://")
     endpoint, slash, path = rest.partition("/")
@@ -253,6 +254,8 @@ def _health(args: argparse.Namespace) -> int:
         raise CommandError(f"--url is like {HEALTH_URL}, not {args.url!r}", WRONG)
     try:
         status, body = ask(endpoint, slash + path or "/readyz", timeout_s=_HEALTH_TIMEOUT_S)
+    except EndpointError as error:
+        raise CommandError(str(error), WRONG) from None
     except (OSError, ValueError) as error:
         raise CommandError(f"{endpoint}: {why(error)}") from None
     if status == 200:

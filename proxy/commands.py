@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from proxy import rows
-from proxy.console import NO, OK, CommandError, load, number, say, table, time_text, why
+from proxy.console import NO, OK, WRONG, CommandError, load, number, say, table, time_text, why
 from proxy.rows import Row
 
 _ADMIN = "unix:admin.sock"
 _ASK_S = 15.0
+_BAD_REQUEST = 400
 _CHANGE_S = 70.0  # longer than the proxy gives itself
 _LOOK_AGAIN_S = 1.0
 _WHERE = "does the proxy run? STATE_DIRECTORY or --admin tells where it is"
@@ -322,7 +323,7 @@ def _ask(
     from time import monotonic, sleep
     from urllib.parse import urlencode
 
-    from proxy.control.client import ask
+    from proxy.control.client import EndpointError, ask
 
     endpoint, bearer = _admin(args)
     given = {name: text for name in only if (text := getattr(args, name, None)) is not None}
@@ -334,12 +335,15 @@ def _ask(
             status, body = ask(endpoint, path, method=method, bearer=bearer, timeout_s=timeout_s)
             answer: dict[str, Any] = json.loads(body)
             break
+        except EndpointError as error:
+            raise CommandError(str(error), WRONG) from None
         except (OSError, ValueError) as error:
             if monotonic() >= until:
                 raise CommandError(f"{endpoint}: {why(error)}; {_WHERE}") from None
             sleep(_LOOK_AGAIN_S)
     if status != 200:
-        raise CommandError(str(answer.get("error", f"HTTP status {status}")))
+        code = WRONG if status == _BAD_REQUEST else NO
+        raise CommandError(str(answer.get("error", f"HTTP status {status}")), code)
     return answer
 
 

@@ -28,7 +28,7 @@ from typing import Protocol
 from proxy.control.exposition import Slices
 from proxy.control.http import Answer, Handler, Request, json_answer
 from proxy.control.pins import PinDesk
-from proxy.control.query import QueryError, is_meant, limit, only
+from proxy.control.query import QueryError, hosts_meant, is_meant, limit, only
 from proxy.control.wills import WillDesk
 from proxy.errors import Cause, StoreError
 from proxy.routing.key import IPAddress, normal_user
@@ -205,6 +205,7 @@ def _brings(request: Request, bearer: str, accepted: str) -> bool:
 
 async def _hosts(views: AdminViews, request: Request) -> Answer:
     only(request.query, "host", "pool")
+    hosts_meant(request.query, views.wills.pools())  # a name that is written wrongly is told
     # Row by row: the text of thousands in one step would hold up the event loop, or in a thread
     # the interpreter.
     rows = [json.dumps(row) async for _, row in views.host_rows(request.query)]
@@ -233,6 +234,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 async def _connections(views: AdminViews, request: Request) -> Answer:
+    hosts_meant(request.query, views.wills.pools())
     found = await views.find_connections(request.query)
     return await asyncio.to_thread(json_answer, found)
 

@@ -24,7 +24,8 @@ def ask(
 
     Raises:
         OSError: nobody answers there.
-        ValueError: somebody else than an HTTP server does, or the end point is not one.
+        EndpointError: the end point is not one.
+        ValueError: somebody else than an HTTP server answers.
     """
     lines = [
         f"{method} {path} HTTP/1.0",
@@ -49,6 +50,10 @@ def ask(
 Answer = tuple[int, bytes]
 
 
+class EndpointError(ValueError):
+    """What was given as an end point is none."""
+
+
 def _is_unix(endpoint: str) -> bool:
     return endpoint.startswith("unix:")
 
@@ -57,7 +62,7 @@ def _connected(endpoint: str, timeout_s: float) -> socket.socket:
     if not _is_unix(endpoint):
         host, _, port = endpoint.rpartition(":")
         if not host or not port.isdigit():
-            raise ValueError(f"{endpoint!r} is not HOST:PORT")
+            raise EndpointError(f"{endpoint!r} is not HOST:PORT")
         return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
     sock = socket.socket(socket.AF_UNIX)
     try:

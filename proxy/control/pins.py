@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from proxy.affinity.store import NEVER, AffinityStore, Pin, PinKey
 from proxy.control.http import Answer, Handler, Request, json_answer
-from proxy.control.query import QueryError, Who, limit, only, parts_of, who
+from proxy.control.query import QueryError, Who, hosts_meant, limit, no_such, only, parts_of, who
 from proxy.notation import duration
 from proxy.routing.key import affinity_key, is_within, network_text
 from proxy.routing.pool import Pool
@@ -154,7 +154,7 @@ class PinDesk:
         if name is None:
             return list(pools.values())
         if name not in pools:
-            raise QueryError(f"there is no pool {name!r}; there are: {', '.join(pools)}")
+            raise no_such("pool", name, pools)
         return [pools[name]]
 
     def _pool_to_set(self, query: Mapping[str, str]) -> Pool:
@@ -162,14 +162,15 @@ class PinDesk:
         host = query.get("host")
         if host is None:
             raise QueryError("the host to pin to is wanted")
-        found = [pool for pool in self._chosen(query) if host in pool.by_name]
+        meant = hosts_meant(query, self.pools())
+        found = [it.pool for it in meant if it.name == host]
         if not found:
-            where = f"pool {query['pool']!r}" if "pool" in query else "any pool"
-            raise QueryError(f"there is no host {host!r} in {where}")
+            names = ", ".join(it.name for it in meant)
+            raise QueryError(f"{host!r} is a DNS name: name one of {names}")
         if len(found) > 1:
-            names = ", ".join(pool.name for pool in found)
+            names = ", ".join(found)
             raise QueryError(f"more than one pool has a host {host!r}: name one of {names}")
-        return found[0]
+        return self.pools()[found[0]]
 
     async def _entries(self, pool: Pool, whom: Who) -> dict[PinKey, Pin | None]:
         """What the table says of somebody, under each name, and where a pin would be filed."""

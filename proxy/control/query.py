@@ -6,12 +6,15 @@ A client is named by its IP address, a user by the name in his client's cookie.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from proxy.routing.key import IPAddress, normal_user
+from proxy.routing.pool import Host, Pool
 
 DEFAULT_LIMIT = 1000
+_SHOWN = 10  # names
 
 
 class QueryError(ValueError):
@@ -55,6 +58,39 @@ def only(query: Mapping[str, str], *names: str) -> None:
 def is_meant(query: Mapping[str, str], pool: str | None, host: str | None) -> bool:
     """Whether `pool` and `host` of the query, as far as they are given, are these."""
     return query.get("pool", pool) == pool and query.get("host", host) == host
+
+
+def no_such(what: str, name: str, known: Iterable[str], where: str = "") -> QueryError:
+    """Says that there is none of this name, and which there are: the like ones, else the first."""
+    by_spelling = {one.lower(): one for one in known}
+    near = get_close_matches(name.lower(), by_spelling, n=_SHOWN)
+    shown = [by_spelling[one] for one in near or list(by_spelling)[:_SHOWN]]
+    others = len(by_spelling) - len(shown)
+    if near:
+        said = f"like it: {', '.join(shown)}"
+    else:
+        said = f"there are: {', '.join(shown) or 'none'}{f' and {others} more' if others else ''}"
+    return QueryError(f"there is no {what} {name!r}{where}; {said}")
+
+
+def hosts_meant(query: Mapping[str, str], pools: Mapping[str, Pool]) -> list[Host]:
+    """The hosts that `host` and `pool` of the query mean, as far as they are given.
+
+    By the name of a DNS entry all of its addresses are meant.
+
+    Raises:
+        QueryError: there is no such pool or host.
+    """
+    pool, name = query.get("pool"), query.get("host")
+    if pool is not None and pool not in pools:
+        raise no_such("pool", pool, pools)
+    chosen = pools.values() if pool is None else [pools[pool]]
+    every = [host for it in chosen for host in it.hosts]
+    found = [host for host in every if name in (None, host.name, host.settings.name)]
+    if name is not None and not found:
+        where = " in any pool" if pool is None else f" in pool {pool!r}"
+        raise no_such("host", name, (host.name for host in every), where)
+    return found
 
 
 def limit(query: Mapping[str, str]) -> int:

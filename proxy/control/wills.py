@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from proxy.control.exposition import Sample
 from proxy.control.http import Answer, Handler, Request, json_answer
-from proxy.control.query import QueryError, only
+from proxy.control.query import QueryError, hosts_meant, only
 from proxy.notation import duration
 from proxy.routing.agent import AgentWord
 from proxy.routing.pool import Host, Pool
@@ -131,20 +131,9 @@ class WillDesk:
         return json_answer({"hosts": rows})
 
     def _chosen(self, query: Mapping[str, str]) -> list[Host]:
-        name, pools = query.get("host"), self.pools()
-        if name is None:
+        if "host" not in query:
             raise QueryError("the host is wanted")
-        wanted = query.get("pool")
-        if wanted is not None and wanted not in pools:
-            raise QueryError(f"there is no pool {wanted!r}; there are: {', '.join(pools)}")
-        chosen = list(pools.values()) if wanted is None else [pools[wanted]]
-        # By the name of a DNS entry all of its addresses are meant.
-        every = [host for pool in chosen for host in pool.hosts]
-        found = [host for host in every if name in (host.name, host.settings.name)]
-        if not found:
-            where = "any pool" if wanted is None else f"pool {wanted!r}"
-            raise QueryError(f"there is no host {name!r} in {where}")
-        return found
+        return hosts_meant(query, self.pools())
 
 
 def _agent(host: Host) -> dict[str, object] | None:

@@ -231,11 +231,33 @@ async def test_a_weight_is_changed_and_a_host_taken_out(desk: Desk, tmp_path: Pa
     lines = await said(tmp_path, "maintenance", "rdsh01", "--close", "--pool", "desktops")
     assert lines[0] == "desktops: rdsh01 is in maintenance; 0 connections on this node"
     assert desk.pools["desktops"].by_name["rdsh01"].weight == 50
-    done = await command(tmp_path, "drain", "rdsh09")
-    assert (done.returncode, done.stderr) == (
-        1,
-        "rdp-proxy: there is no host 'rdsh09' in any pool\n",
-    )
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["drain", "RDSH09"], "there is no host 'RDSH09' in any pool; like it: rdsh02, rdsh01"),
+        (["ready", "xy"], "no host 'xy' in any pool; there are: rdsh01, rdsh02, tool01, tool02"),
+        (["hosts", "--pool", "tool"], "there is no pool 'tool'; like it: tools"),
+        (["connections", "--host", "tool1"], "like it: tool01, tool02"),
+        (["drain", "rdsh01", "--pins", "all"], "pins is one of keep, live, drop, not 'all'"),
+        (["drain", "rdsh01", "--deadline", "8"], "its unit is missing, as in 8s"),
+        (["drain", "rdsh01", "--close"], "close needs a deadline"),
+        (["weight", "rdsh01", "much"], "weight is a whole number from 0 to 10000"),
+        (["pins", "set", "--user", "bob", "--host", "tool3"], "like it: tool02, tool01"),
+        (["pins", "set", "--client", "x", "--host", "rdsh01"], "client is an IP address"),
+        (["pins", "show"], "a client or a user is wanted"),
+        (["hosts", "--admin", "nowhere"], "'nowhere' is not HOST:PORT"),
+    ],
+)
+async def test_a_value_that_makes_no_sense_is_code_2(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = await command(tmp_path, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -267,7 +289,7 @@ async def test_a_long_clearing_goes_on_to_its_end(
 @pytest.mark.usefixtures("desk")
 async def test_what_the_proxy_refuses_is_told(tmp_path: Path) -> None:
     done = await command(tmp_path, "pins", "list", "--limit", "many")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "rdp-proxy: limit is a whole number, not 'many'\n"
 
 

@@ -6,7 +6,16 @@ from ipaddress import ip_address
 
 import pytest
 
-from proxy.control.query import DEFAULT_LIMIT, QueryError, Who, limit, only, parts_of, who
+from proxy.control.query import (
+    DEFAULT_LIMIT,
+    QueryError,
+    Who,
+    limit,
+    no_such,
+    only,
+    parts_of,
+    who,
+)
 
 ADDRESS = ip_address("203.0.113.7")
 
@@ -71,3 +80,19 @@ def test_a_limit_is_a_whole_number() -> None:
     for text in ("many", "-1", "", "1e3", "²", "1234567890"):
         with pytest.raises(QueryError, match="limit is a whole number"):
             limit({"limit": text})
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("rdsh1", ["rdsh01", "tool01"], "there is no host 'rdsh1'; like it: rdsh01"),
+        ("TOOL01", ["rdsh01", "Tool01"], "like it: Tool01"),
+        ("x", ["rdsh01"], "there are: rdsh01"),
+        ("x", [], "there are: none"),
+        ("x", [f"h{n}" for n in range(500)], "h8, h9 and 490 more"),
+    ],
+)
+def test_a_name_that_is_unknown_is_told_with_those_that_there_are(
+    name: str, known: list[str], said: str
+) -> None:
+    assert str(no_such("host", name, known)).endswith(said)
