@@ -39,7 +39,7 @@ class _View(NamedTuple):
 
 _HOSTS = _View(
     "hosts",
-    "pool host address configured up will since weight connections cause agent",
+    "pool host address configured up no_new_clients will since weight connections cause agent",
     rows.host,
 )
 _CONNECTIONS = _View(

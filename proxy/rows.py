@@ -21,11 +21,12 @@ def host(row: Row) -> Row:
     """A host of /v1/hosts."""
     return {
         **{column: row[column] for column in ("pool", "host", "address", "configured", "up")},
+        "no_new_clients": row["no_new_clients"],
         "will": _will(row),
         "since": _since(row),
         "weight": _weight(row),
         "connections": _connections(row),
-        "cause": row["cause"] or ("nobody stays" if row["short_lived"] else None),
+        "cause": _cause(row),
         "agent": _agent(row["agent"]),
     }
 
@@ -84,6 +85,12 @@ def _connections(row: Row) -> int | str:
     live, most, waiting = row["connections"], row["max_connections"], row["waiting"]
     places = live if most is None else f"{live} of {most}"
     return f"{places}, {number(waiting, 'client')} waiting" if waiting else places
+
+
+def _cause(row: Row) -> str | None:
+    if row["cause"] is None:
+        return "nobody stays" if row["short_lived"] else None
+    return f"{row['cause']}: {row['detail']}" if row["detail"] else str(row["cause"])
 
 
 def _agent(said: Row | None) -> str | None:

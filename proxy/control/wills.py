@@ -52,6 +52,7 @@ class WillDesk:
         left_s = None if wish.deadline is None or not drains else wish.deadline - now
         return {
             "will": wish.will,
+            "no_new_clients": self._obstacle(host),
             "in_force": host.will,  # the agent's, where the operator wants nothing else
             "will_since_s": None if wish.since is None else round(max(0.0, now - wish.since), 3),
             "pins": wish.pins if drains else None,
@@ -80,6 +81,22 @@ class WillDesk:
     def node_samples(self) -> Iterator[Sample]:
         """Whether this node knows what is wanted of the hosts."""
         yield Sample("wills_known", (), self.keeper.is_known)
+
+    def _obstacle(self, host: Host) -> str | None:
+        """Why no new client is balanced to a host now, in a word; None: some are."""
+        if host.leaving:  # the configuration no longer has it, or its DNS name
+            return "leaves"
+        if host.adopted:
+            return "adopted"
+        if host.will is not Will.READY:
+            return host.will
+        if not host.takes:
+            return "weight 0" if host.alive else "down"
+        if host.full:
+            return "full"
+        if host.backup and host not in self.pools()[host.pool].ready():
+            return "backup"
+        return None
 
     async def _will(self, request: Request) -> Answer:
         query = request.query

@@ -15,6 +15,8 @@ PLAIN: dict[str, Any] = {
     "configured": True,
     "up": True,
     "cause": None,
+    "detail": None,
+    "no_new_clients": None,
     "will": "ready",
     "will_since_s": None,
     "pins": None,
@@ -39,6 +41,7 @@ def test_a_host_as_configured_has_plain_cells() -> None:
         "address": "10.0.0.21:3389",
         "configured": True,
         "up": True,
+        "no_new_clients": None,
         "will": "ready",
         "since": None,
         "weight": 100,
@@ -51,6 +54,9 @@ def test_a_host_as_configured_has_plain_cells() -> None:
 @pytest.mark.parametrize(
     ("column", "said", "shown"),
     [
+        ("no_new_clients", {"no_new_clients": "full"}, "full"),
+        ("cause", {"cause": "refused"}, "refused"),
+        ("cause", {"cause": "reset", "detail": "after TLS"}, "reset: after TLS"),
         ("will", {"will": "drain", "pins": "keep"}, "drain"),
         ("will", {"will": "drain", "pins": "live"}, "drain, pins: live"),
         ("since", {"will_since_s": 61.0}, "1 min 1 s ago"),

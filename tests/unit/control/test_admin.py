@@ -141,6 +141,7 @@ async def test_hosts_are_shown_with_health_will_and_load(proxy: Proxy) -> None:
         "checked_s_ago": 0.5,
         "answered_client_s_ago": None,
         "will": "drain",
+        "no_new_clients": "drain",
         "in_force": "drain",
         "will_since_s": 60.0,
         "pins": "keep",

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from proxy.address import Address
+from proxy.routing.agent import AgentWord
 from proxy.routing.will import Pins, Will, Wish
 from proxy.settings import UnixPath
 from tests.unit.control.test_http import ask_json
@@ -44,6 +45,7 @@ async def test_a_host_is_drained(desk: Desk) -> None:
         "host": "rdsh01",
         "address": "10.0.0.21:3389",
         "will": "drain",
+        "no_new_clients": "drain",
         "in_force": "drain",
         "will_since_s": 0.0,
         "pins": "live",
@@ -61,6 +63,28 @@ async def test_a_host_is_drained(desk: Desk) -> None:
     }
     assert wish(desk) == Wish(Will.DRAIN, Pins.LIVE, NOW, NOW + 28800, close=True)
     assert wish(desk, "rdsh02") == Wish()
+
+
+async def test_it_is_told_why_a_host_gets_no_new_clients(desk: Desk) -> None:
+    pool = desk.pools["desktops"]
+    first, second = pool.hosts
+
+    def told() -> list[object]:
+        return [desk.wills.row(host)["no_new_clients"] for host in pool.hosts]
+
+    assert told() == [None, None]
+    first.up, second.wish = False, Wish(weight=0)
+    assert told() == ["down", "weight 0"]
+    first.up, second.wish = True, Wish()
+    first.settings = first.settings.model_copy(update={"max_connections": 1})
+    second.settings = second.settings.model_copy(update={"backup": True})
+    assert told() == [None, "backup"]
+    first.live = 1
+    assert told() == ["full", None]
+    first.agent, second.leaving = AgentWord(Will.MAINTENANCE, since=1.0), True
+    pool.take_in(pool.guest(Address("10.0.0.9", 3389)), 0.0)
+    pool.hosts[2].adopted, pool.hosts[2].leaving = True, False
+    assert told() == ["maintenance", "leaves", "adopted"]
 
 
 async def test_a_scrape_tells_since_when_and_until_when(desk: Desk) -> None:
