@@ -101,7 +101,7 @@ class HostKeeper:
         guest = pool.guest(address)
         if self.wills is not None:
             guest.wish = await self.wills.wish_for(guest.pool, guest.name)
-        return guest
+        return guest if routes.adopter_of(address) is pool else None  # it may have gone meanwhile
 
     def adopt(self, guest: Host) -> Host:
         """A guest has answered: the host that its connection counts for from now on.

@@ -103,9 +103,11 @@ class Placer:
         named = await self._named(visit)
         visit.pool = visit.routes.pool_named(named.pool) if named else visit.routes.pool_of(token)
         visit.key = affinity_key(visit.pool.settings.affinity, visit.source, visit.request.user)
-        pin = await self.claims.look_up(visit) if named is None else None
+        pin = learned = None
+        if named is None:  # else there is nothing to ask, and no wait in which its pool could go
+            pin = await self.claims.look_up(visit)
+            learned = await self.claims.learned.host_of(visit)
         balance = Balance.HASH if visit.record.table_was_away else None
-        learned = await self.claims.learned.host_of(visit)
         decision = decide(
             Question(
                 visit.routes,

@@ -79,8 +79,8 @@ class TokenPolicy(Section):
 
     networks: Networks = ()
     """Networks of session hosts that come and go without being listed: one that a token names in
-    them is adopted. Tokens and pins lead to it, and nobody new is balanced to it. Addresses outside
-    are never dialled."""
+    them is adopted when it has answered. Tokens and pins lead to it, and nobody new is balanced to
+    it. Addresses outside are never dialled."""
     port: Annotated[int, whole(1, 65_535)] = 3389
     """The port of the hosts in `networks`. A token with another port adopts nobody."""
     unknown_host: UnknownHost = UnknownHost.REFUSE

@@ -249,3 +249,16 @@ async def test_a_guest_is_as_it_is_wanted() -> None:
         guest = await here.keeper.guest(here.keeper.farm.routes["rdp"], at("10.0.4.7:3389"))
         assert guest is not None
         assert guest.will is Will.MAINTENANCE
+
+
+async def test_a_guest_whose_network_goes_while_the_table_is_asked_is_nobody() -> None:
+    async with house(ADOPTING) as here:
+
+        class Reloading(Wills):
+            async def wish_for(self, _: str, name: str) -> Wish:
+                here.keeper.change(here.settings(FARM))
+                return await super().wish_for(_, name)
+
+        here.keeper.wills = Reloading(here)  # type: ignore[assignment]
+        routes = here.keeper.farm.routes["rdp"]
+        assert await here.keeper.guest(routes, at("10.0.4.7:3389")) is None
